@@ -1,0 +1,59 @@
+"""Survey files <-> Spectra and truth: one module an archive, and the registry that tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from broadline.archives import desi, generic, lamost, parsed, sdss
+from broadline.archives.base import Archive, Head, fault_of
+from broadline.errors import UsageError
+from broadline.spectra import Spectra
+
+__all__ = ["ARCHIVES", "get", "identify", "read"]
+
+#: In the order in which a file is offered to them; the generic tables come last.
+ARCHIVES: dict[str, Archive] = {
+    archive.name: archive
+    for archive in (*sdss.ARCHIVES, *lamost.ARCHIVES, *desi.ARCHIVES, *parsed.ARCHIVES, *generic.ARCHIVES)
+}
+
+
+def get(name: str) -> Archive:
+    """Return the archive called `name`.
+
+    Raises
+    ------
+    UsageError
+        If there is none; the message lists those there are.
+    """
+    if name not in ARCHIVES:
+        raise UsageError(f"unknown archive {name!r}; choose one of {', '.join(ARCHIVES)}")
+    return ARCHIVES[name]
+
+
+def identify(path: Path) -> Archive | None:
+    """Return the archive whose file `path` is, or None if it is of no kind known here.
+
+    The name decides where it is unmistakable; else the content does.
+
+    Raises
+    ------
+    ReadError
+        If the file cannot be opened, is empty, or is FITS with broken headers.
+    """
+    for archive in ARCHIVES.values():
+        if archive.file_name.fullmatch(path.name):
+            return archive
+    head = Head(path)
+    try:
+        return next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
+    except Exception as error:
+        raise fault_of(path, error) from error
+
+
+def read(archive: Archive, paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
+    """Yield batches of at most `batch` spectra from files of one archive, in input order."""
+    for spectra in archive.read(paths, batch):
+        for start in range(0, len(spectra), batch):
+            yield spectra[start : start + batch] if len(spectra) > batch else spectra

@@ -1,0 +1,440 @@
+"""DESI: coadd, spectra and cframe files to Spectra, and redrock or zbest files to truth.
+
+Layouts: the DESI data model, https://desidatamodel.readthedocs.io. Wavelengths are vacuum Angstrom. The
+cameras b, r and z overlap a little and lie on one linear lattice, 3600 + 0.8 k Angstrom, so that they merge
+without resampling.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from gzip import BadGzipFile, GzipFile
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyWarning
+from numpy.typing import NDArray
+
+from broadline.archives.base import Archive, Head, fault_of, read_files
+from broadline.errors import ReadError
+from broadline.flags import Flag
+from broadline.spectra import Spectra, identity, mend
+
+__all__ = ["ARCHIVES", "merge", "read", "truth"]
+
+_CFRAME = re.compile(r"cframe-(?P<camera>[brz])(?P<spectrograph>\d)-(?P<exposure>\d+)\.fits(\.gz)?")
+_SPECTRA = re.compile(r"(?:coadd|spectra)-(?P<what>.+?)\.fits(\.gz)?")
+# Prefixes of HDU names: three cameras, or all of them coadded, or the one camera of a frame.
+_PREFIXES = ("B_", "R_", "Z_", "BRZ_", "")
+_IMAGES = ("FLUX", "IVAR", "MASK", "WAVELENGTH")
+# Pixels of two cameras are the same pixel if they agree to this fraction of one.
+_TOLERANCE = 0.01
+# Unpacked files larger than this go to a temporary file: astropy would unpack anew at each step backwards.
+_IN_MEMORY = 1 << 28
+# A damaged header may promise any number of rows; no DESI file comes near this one.
+_MOST_SPECTRA = 1_000_000
+_REDROCK = ("REDSHIFTS", "ZBEST")
+# In files of survey validation DESI_TARGET is 0 and the column of that phase holds the bits.
+_TARGETING = ("DESI_TARGET", "SV3_DESI_TARGET", "SV2_DESI_TARGET", "SV1_DESI_TARGET", "CMX_TARGET")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as far as it could be opened, and what is wrong with it ("" if nothing is)."""
+
+    path: Path
+    hdus: dict[str, Any]
+    fault: str
+
+    @property
+    def n_spectra(self) -> int:
+        """How many spectra the headers promise; 1 if they do not say."""
+        for kind in ("FLUX", "IVAR", "MASK", "FIBERMAP"):
+            hdus = [self.hdus[prefix + kind] for prefix in _PREFIXES if prefix + kind in self.hdus]
+            promised = max((int(hdu.header.get("NAXIS2", 0)) for hdu in hdus), default=0)
+            if 0 < promised <= _MOST_SPECTRA:
+                return promised
+        return 1
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """One camera of a file, its rows still on disk."""
+
+    wavelength: NDArray[np.float64]
+    flux: Any
+    ivar: Any
+    mask: Any | None
+
+    def read(self, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]:
+        """Return flux, ivar and flags of some rows, masked pixels with ivar 0."""
+        flux = np.array(self.flux.section[rows], dtype=np.float32)
+        ivar = np.array(self.ivar.section[rows], dtype=np.float32)
+        if self.mask is not None:
+            ivar[self.mask.section[rows] != 0] = 0
+        return mend(flux, ivar)
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    """The cameras of the same fibres, each with its first pixel on the common grid, and their identity."""
+
+    source: Path
+    wavelength: NDArray[np.float64]
+    cameras: list[tuple[int, _Camera]]
+    ids: dict[str, NDArray[Any]]
+    flags: NDArray[np.uint32]
+
+    def read(self, rows: slice) -> Spectra:
+        """Return some rows, merged; if they cannot be read they keep their identity and carry no data."""
+        flags = self.flags[rows].copy()
+        ids = {name: column[rows] for name, column in self.ids.items()}
+        try:
+            parts = []
+            for first, camera in self.cameras:
+                flux, ivar, mended = camera.read(rows)
+                parts.append((first, flux, ivar))
+                flags |= mended
+            return Spectra(self.wavelength, *merge(parts), ids, flags)
+        except Exception as error:  # as in read_files: a damaged block must not cost the others their rows
+            nothing = np.zeros((len(flags), 2), dtype=np.float32)
+            flags |= np.uint32(Flag.UNREADABLE)
+            note = str(fault_of(self.source, error))
+            return Spectra(np.array([1.0, 2.0]), nothing, nothing, ids, flags, (note,))
+
+
+def merge(
+    parts: Sequence[tuple[int, NDArray[np.float32], NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the inverse-variance mean of cameras whose pixels coincide.
+
+    Parameters
+    ----------
+    parts : sequence of (int, ndarray of float32, ndarray of float32)
+        For each camera its first pixel on the common grid, its flux and its ivar, both of shape
+        (n_spectra, n_pixels of that camera); finite, ivar not negative.
+
+    Returns
+    -------
+    flux, ivar : ndarray of float32, shape (n_spectra, n_pixels)
+        ``sum(flux * ivar) / sum(ivar)`` and ``sum(ivar)``; where one camera alone looked, its numbers.
+        Both are 0 in gaps, and where cameras overlap without any weight.
+    """
+    n_pixels = max(first + flux.shape[1] for first, flux, _ in parts)
+    flux = np.zeros((len(parts[0][1]), n_pixels), dtype=np.float32)
+    ivar = np.zeros_like(flux)
+    end = 0
+    for first, new_flux, new_ivar in sorted(parts, key=lambda part: part[0]):
+        stop = first + new_flux.shape[1]
+        n_shared = min(max(end - first, 0), new_flux.shape[1])
+        shared, alone = slice(first, first + n_shared), slice(first + n_shared, stop)
+        old, new = ivar[:, shared].astype(np.float64), new_ivar[:, :n_shared].astype(np.float64)
+        total = old + new
+        weighted = flux[:, shared] * old + new_flux[:, :n_shared] * new
+        flux[:, shared] = np.divide(weighted, total, out=np.zeros_like(total), where=total > 0)
+        ivar[:, shared] = total
+        flux[:, alone], ivar[:, alone] = new_flux[:, n_shared:], new_ivar[:, n_shared:]
+        end = max(end, stop)
+    return flux, ivar
+
+
+def _unpacked(path: Path, stack: ExitStack) -> tuple[IO[bytes], str]:
+    """Return the file open for reading, unpacked if it is gzipped, and what is wrong with its gzip stream."""
+    packed = stack.enter_context(path.open("rb"))
+    zipped = packed.read(2) == b"\x1f\x8b"
+    packed.seek(0)
+    if not zipped:
+        return packed, ""
+    unpacked = stack.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115 (it closes with the stack)
+    try:
+        shutil.copyfileobj(GzipFile(fileobj=packed), unpacked, 1 << 15)  # what precedes a fault is kept
+    except (EOFError, zlib.error, BadGzipFile) as error:
+        return unpacked, fault_of(path, error).reason
+    return unpacked, ""
+
+
+def _cut_short(stream: IO[bytes], size: int, last: Any) -> str:
+    """Return in words that bytes are missing after HDU `last`, or ""; astropy alone would only warn."""
+    info = last.fileinfo()
+    end = info["datLoc"] + info["datSpan"]
+    if size < end:
+        return f"it is cut short ({size} bytes where its headers promise {end} or more); fetch the file again"
+    stream.seek(end)
+    if stream.read(8) == b"XTENSION":
+        return f"the header after HDU {last.name} is broken or cut short; fetch the file again"
+    return ""
+
+
+def _open(path: Path, stack: ExitStack) -> _File:
+    """Open a file for as long as `stack` lives; it never raises, so that what could be learnt is kept."""
+    hdus: dict[str, Any] = {}
+    fault = ""
+    try:
+        stream, fault = _unpacked(path, stack)
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            listed = list(stack.enter_context(fits.open(stream, memmap=False)))
+        hdus = {hdu.name.upper(): hdu for hdu in reversed(listed)}
+        fault = fault or _cut_short(stream, size, listed[-1])
+    except Exception as error:  # as in read_files
+        fault = fault or fault_of(path, error).reason
+    return _File(path, hdus, fault)
+
+
+def _camera(file: _File, prefix: str) -> _Camera:
+    """Return one camera of a file after checking that its parts fit together."""
+    flux, ivar, wave = (file.hdus[prefix + kind] for kind in ("FLUX", "IVAR", "WAVELENGTH"))
+    mask = file.hdus.get(prefix + "MASK")
+    wavelength = np.asarray(wave.data, dtype=np.float64)
+    shapes = {hdu.name: getattr(hdu, "shape", ()) for hdu in (flux, ivar, mask) if hdu is not None}
+    shape = shapes[flux.name]
+    if len(shape) != 2 or wavelength.shape != shape[1:] or set(shapes.values()) != {shape}:
+        said = ", ".join(f"{name} {size}" for name, size in ({wave.name: wavelength.shape} | shapes).items())
+        raise ReadError(file.path, f"shapes that do not fit together: {said}")
+    if len(wavelength) < 2 or not np.isfinite(wavelength).all() or not (np.diff(wavelength) > 0).all():
+        reason = f"{wave.name} is not at least two finite and strictly increasing numbers"
+        raise ReadError(file.path, reason, Flag.BAD_WAVELENGTH)
+    return _Camera(wavelength, flux, ivar, mask)
+
+
+def _cameras(file: _File) -> list[_Camera]:
+    """Return the cameras of a file; any one of its HDUs tells that a camera should be there."""
+    if file.fault:
+        raise ReadError(file.path, file.fault)
+    there = [prefix for prefix in _PREFIXES if any(prefix + kind in file.hdus for kind in _IMAGES)]
+    if not there:
+        raise ReadError(file.path, "no DESI spectra in it: no HDU FLUX, B_FLUX, R_FLUX, Z_FLUX or BRZ_FLUX")
+    separate = [prefix for prefix in there if prefix in _PREFIXES[:3]]
+    return [_camera(file, prefix) for prefix in separate or there[:1]]
+
+
+def _lattice(path: Path, waves: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], list[int]]:
+    """Return the grid that cameras share (Angstrom) and the position on it of each camera's first pixel."""
+    if len(waves) == 1:
+        return waves[0], [0]
+    longest = max(waves, key=len)
+    step = (longest[-1] - longest[0]) / (len(longest) - 1)
+    origin = min(wave[0] for wave in waves)
+    firsts = []
+    for wave in waves:
+        exact = (wave - origin) / step
+        index = np.rint(exact)
+        off = np.abs(exact - index).max()
+        if off > _TOLERANCE or (np.diff(index) != 1).any():
+            where = f"the one from {wave[0]:.6g} Angstrom is {off:.2g} pixel ({step:.6g} Angstrom each) off"
+            raise ReadError(path, f"its cameras share no lattice of wavelengths: {where}, or skips pixels")
+        firsts.append(int(index[0]))
+    n_pixels = max(first + len(wave) for first, wave in zip(firsts, waves, strict=True))
+    return origin + step * np.arange(n_pixels), firsts
+
+
+def _column(table: NDArray[Any], names: Sequence[str], n: int, missing: Any) -> NDArray[Any] | None:
+    """Return the first of the named columns that the table has, cut or filled to n rows."""
+    name = next((name for name in names if name in (table.dtype.names or ())), None)
+    if name is None:
+        return None
+    values = np.asarray(table[name])[:n]
+    column = np.full(n, missing, dtype=values.dtype if values.dtype.kind in "SU" else None)
+    column[: len(values)] = values
+    return column
+
+
+def _targeting(table: NDArray[Any], n: int) -> NDArray[Any] | None:
+    """Return for each row the first targeting mask that is not 0; -1 beyond the table."""
+    masks = [mask for name in _TARGETING if (mask := _column(table, [name], n, -1)) is not None]
+    for mask in masks[1:]:
+        masks[0] = np.where(masks[0] == 0, mask, masks[0])
+    return masks[0] if masks else None
+
+
+def _identity(
+    source: Path, table: NDArray[Any], n: int
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint32]]:
+    """Return the identity columns of n spectra, and NO_IDENTITY where the FIBERMAP has none."""
+    found = {
+        "TARGETID": _column(table, ["TARGETID"], n, -1),
+        "RA": _column(table, ["TARGET_RA", "RA_TARGET", "FIBER_RA", "MEAN_FIBER_RA"], n, np.nan),
+        "DEC": _column(table, ["TARGET_DEC", "DEC_TARGET", "FIBER_DEC", "MEAN_FIBER_DEC"], n, np.nan),
+        "FIBERID": _column(table, ["FIBER"], n, -1),
+        "DESI_TARGET": _targeting(table, n),
+    }
+    columns = {name: column for name, column in found.items() if column is not None}
+    known = np.arange(n) < (len(table) if "TARGETID" in columns else 0)
+    targetid = columns.setdefault("TARGETID", np.full(n, -1))
+    columns["OBJID"] = np.where(known, targetid.astype(str), "")
+    flags = np.where(known, 0, Flag.NO_IDENTITY).astype(np.uint32)
+    return identity("desi", [str(source)] * n, row=np.arange(n), **columns), flags
+
+
+def _fibre_flags(table: NDArray[Any], n: int) -> NDArray[np.uint32]:
+    """Return what a FIBERMAP says of its fibres: that they saw the sky, or that they are bad."""
+    objtype = _column(table, ["OBJTYPE"], n, "")
+    status = _column(table, ["COADD_FIBERSTATUS", "FIBERSTATUS"], n, 0)
+    sky = np.zeros(n, dtype=bool) if objtype is None else np.strings.strip(objtype) == "SKY"
+    bad = np.zeros(n, dtype=bool) if status is None else status != 0
+    return (sky * int(Flag.SKY_FIBRE) + bad * int(Flag.BAD_FIBRE)).astype(np.uint32)
+
+
+def _assemble(files: Sequence[_File]) -> _Exposure:
+    """Return the exposure that one file holds, or several which hold a camera each."""
+    source = files[0].path
+    cameras = [camera for file in files for camera in _cameras(file)]
+    counts = {camera.flux.shape[0] for camera in cameras}
+    if len(counts) > 1:
+        raise ReadError(source, f"its cameras hold different numbers of spectra: {sorted(counts)}")
+    n = counts.pop()
+    wavelength, firsts = _lattice(source, [camera.wavelength for camera in cameras])
+    maps = [file.hdus.get("FIBERMAP") for file in files]
+    tables = [hdu.data for hdu in maps if isinstance(hdu, fits.BinTableHDU)]
+    ids, flags = _identity(source, tables[0] if tables else np.empty(0, dtype=[]), n)
+    for table in tables:
+        flags |= _fibre_flags(table, n)
+    return _Exposure(source, wavelength, list(zip(firsts, cameras, strict=True)), ids, flags)
+
+
+def _read_exposure(paths: Sequence[Path], batch: int, source: Path) -> Iterator[Spectra]:
+    """Yield the merged spectra of one file, or of the camera files of one exposure."""
+    with ExitStack() as stack:
+        files = [_open(path, stack) for path in paths]
+        try:
+            exposure = _assemble(files)
+        except Exception as error:
+            fault = fault_of(source, error)
+            reason = fault.reason if fault.path == source else f"{fault.path.name}: {fault.reason}"
+            promised = max(file.n_spectra for file in files)
+            raise ReadError(source, reason, fault.flag, promised) from error
+        n = len(exposure.flags)
+        for start in range(0, n, batch):
+            yield exposure.read(slice(start, min(start + batch, n)))
+
+
+def _exposures(paths: Sequence[Path]) -> list[list[Path]]:
+    """Return the paths, camera files of one spectrograph and exposure together in the place of the first."""
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    seen: Counter[tuple[Any, ...]] = Counter()
+    for path in paths:
+        frame = _CFRAME.fullmatch(path.name)
+        key = (path.parent, frame["spectrograph"], frame["exposure"]) if frame else (path,)
+        camera = (*key, frame["camera"] if frame else "")
+        # A camera named again begins another exposure: no file is dropped, or merged with itself.
+        groups.setdefault((*key, seen[camera]), []).append(path)
+        seen[camera] += 1
+    return list(groups.values())
+
+
+def read(paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
+    """Yield the spectra of DESI coadd, spectra and cframe files, cameras merged, at most `batch` at a time.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Those of the camera files (cframe) of one spectrograph and exposure that are in the list come out
+        once, merged, in the place of the first of them, which is their SOURCE. No other file is read.
+    batch : int
+        At most this many rows are read and held at a time.
+    """
+    for group in _exposures(paths):
+        yield from read_files("desi", group[:1], partial(_read_exposure, group, batch))
+
+
+def _redshifts(file: _File) -> list[tuple[int, str, float, int]]:
+    """Return TARGETID, SPECTYPE, Z and ZWARN of each row of a redrock or zbest file."""
+    if file.fault:
+        raise ReadError(file.path, file.fault, n_spectra=file.n_spectra)
+    table = next((file.hdus[name].data for name in _REDROCK if name in file.hdus), None)
+    if table is None:
+        raise ReadError(file.path, f"it has no HDU {' or '.join(_REDROCK)}, so it is no redrock file")
+    spectype = [name.strip() for name in table["SPECTYPE"].tolist()]
+    numbers = (table[name].tolist() for name in ("TARGETID", "Z", "ZWARN"))
+    return [(target, kind, z, flag) for kind, target, z, flag in zip(spectype, *numbers, strict=True)]
+
+
+def _matched(exposure: _Exposure, fitted: Sequence[tuple[int, str, float, int]]) -> list[Any]:
+    """Return for each spectrum the first row of its TARGETID, or one that says that there is none."""
+    row_of = {str(row[0]): row for row in reversed(fitted)}
+    ids = zip(exposure.ids["OBJID"], exposure.ids["TARGETID"].tolist(), strict=True)
+    return [row_of.get(objid, (target, "", np.nan, -1)) for objid, target in ids]
+
+
+def _beside(path: Path) -> Path:
+    """Return the redrock or zbest file that belongs to a coadd or spectra file."""
+    match = _SPECTRA.fullmatch(path.name)
+    names = [f"{kind}-{match['what']}.fits" for kind in ("redrock", "zbest")] if match else []
+    for name in (name + suffix for name in names for suffix in ("", ".gz")):
+        if path.with_name(name).exists():
+            return path.with_name(name)
+    wanted = " or ".join(names) or "redrock file known by its name (coadd-* and spectra-* have one)"
+    raise ReadError(path, f"there is no {wanted} beside it to take the truth from")
+
+
+def truth(path: Path) -> Table:
+    """Return the class and redshift that redrock found, one row a spectrum.
+
+    Parameters
+    ----------
+    path : Path
+        A redrock or zbest file, whose rows are returned as they are; or a coadd or spectra file, for each row
+        of which the redrock or zbest file of the same name beside it is searched for the same TARGETID.
+
+    Returns
+    -------
+    Table
+        SOURCE, ROW, OBJID, TARGETID, CLASS (redrock's SPECTYPE), Z and ZWARNING. A spectrum that redrock does
+        not have, or whose TARGETID is not known, has CLASS "", Z NaN and ZWARNING -1.
+
+    Raises
+    ------
+    ReadError
+        If one of the files cannot be read, or no redrock or zbest file lies beside the spectra.
+    """
+    try:
+        with ExitStack() as stack:
+            file = _open(path, stack)
+            if any(name in file.hdus for name in _REDROCK):
+                rows = _redshifts(file)
+                objid = [str(target) for target, *_ in rows]
+            else:
+                exposure = _assemble([file])
+                rows = _matched(exposure, _redshifts(_open(_beside(path), stack)))
+                objid = exposure.ids["OBJID"].tolist()
+    except Exception as error:
+        raise fault_of(path, error) from error
+    names, types = ("TARGETID", "CLASS", "Z", "ZWARNING"), (np.int64, str, np.float64, np.int64)
+    table = Table(rows=rows or None, names=names, dtype=types)
+    who = [np.full(len(rows), str(path)), np.arange(len(rows)), np.array(objid, dtype=str)]
+    table.add_columns(who, [0, 0, 0], ["SOURCE", "ROW", "OBJID"])
+    return table
+
+
+def _recognise(head: Head) -> bool:
+    names = set(head.hdu_names)
+    if any({f"{prefix}FLUX", f"{prefix}IVAR"} <= names for prefix in _PREFIXES[:4]):
+        return True
+    # frame and sframe files look like cframe files but are not flux-calibrated.
+    return {"FLUX", "IVAR", "WAVELENGTH", "FIBERMAP"} <= names and "electron" not in head.card("BUNIT")
+
+
+ARCHIVES = (
+    Archive(
+        name="desi",
+        title="DESI coadd, spectra and cframe files",
+        file_name=re.compile(f"{_SPECTRA.pattern}|{_CFRAME.pattern}"),
+        recognise=_recognise,
+        read=read,
+        truth=truth,
+    ),
+)

@@ -1,0 +1,339 @@
+"""SDSS, BOSS, eBOSS and SDSS-V spectra, one a file: ``spec-PLATE-MJD-FIBER.fits``, lite and full.
+
+Layout: the SDSS data model of ``spec``. HDU 1 has a row a pixel (flux, loglam, ivar, and_mask, ...), HDU 2
+one row of the pipeline's results. Names of HDUs and the case of columns differ between releases.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from broadline.archives.base import (
+    GZIP,
+    Archive,
+    Head,
+    Single,
+    lattice_index,
+    masked_ivar,
+    object_name,
+    open_fits,
+    read_singles,
+    truth_table,
+)
+from broadline.archives.sdss_plate import PLATE, SPSPEC
+from broadline.errors import ReadError
+from broadline.flags import Flag
+
+__all__ = ["ARCHIVES", "read_spec_astropy", "read_spec_fast"]
+
+_NAME = re.compile(r"spec-(?P<plate>\d{4,6})p?-(?P<mjd>\d{5})-(?P<fiber>\d{4,})\.fits?(\.gz)?")
+_FIRST_READ = 1 << 18  # a lite file is 219 kB; the exposures of a full file lie behind what is needed
+_BLOCK = 2880
+_END = re.compile(rb"END {77}")
+
+
+def read_spec(paths: Sequence[Path], batch: int) -> Iterator[Any]:
+    """Yield batches of single-spectrum files, on the SDSS lattice wherever their pixels lie on it."""
+    return read_singles("sdss", paths, batch, _read_one)
+
+
+def _read_one(path: Path) -> Single:
+    return read_spec_fast(path) or read_spec_astropy(path)
+
+
+# ---- the narrow reader, for one layout and much faster than astropy on it
+
+
+class _Columns(NamedTuple):
+    """Where the columns of HDU 1 lie."""
+
+    dtype: np.dtype[Any]
+    rows: int
+    end: int  # bytes of header and data, padded to blocks
+
+
+def read_spec_fast(path: Path) -> Single | None:
+    """Read a spec file of the usual layout without a FITS library; None if its layout is another.
+
+    The layout: a primary HDU without data; HDU 1 a binary table with float32 flux, loglam and ivar and an
+    int32 and_mask; HDU 2 a binary table of one row. What it returns is equal to what `read_spec_astropy`
+    returns, bit for bit.
+    """
+    content = _read_start(path)
+    primary = _header_end(content, 0)
+    if primary is None or not content.startswith(b"SIMPLE  ="):
+        return None
+    table = _header_end(content, primary)
+    columns = _spec_columns(bytes(content[primary:table])) if table else None
+    if table is None or columns is None or table + columns.dtype.itemsize * columns.rows > len(content):
+        return None
+    pixels = np.frombuffer(content, columns.dtype, columns.rows, table)
+    index = lattice_index(pixels["loglam"])
+    if index is None:
+        return None
+    result = _result_row(content, table + columns.end)
+    if result is None:
+        return None
+    ivar = masked_ivar(pixels["ivar"].astype(np.float32), pixels["and_mask"])
+    header = _Cards(content[:primary])
+    ids = _identity(path, header, result)
+    return Single(path, int(index[0]), pixels["flux"].astype(np.float32), ivar, _sky_flag(result), ids)
+
+
+def _read_start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        content = stream.read(_FIRST_READ)
+    if content[:2] == GZIP:
+        # A lite file fits compressed into the first read; of a full one, this much is decompressed.
+        return zlib.decompressobj(wbits=31).decompress(content, _FIRST_READ)
+    return content
+
+
+def _header_end(content: bytes, start: int) -> int | None:
+    """Return where the data of the HDU that starts at `start` begin, or None if its header is cut off."""
+    for match in _END.finditer(content, start):
+        if (match.start() - start) % 80 == 0:
+            end = match.end() - start
+            return start + -(-end // _BLOCK) * _BLOCK
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _spec_columns(header: bytes) -> _Columns | None:
+    """Return the table layout that a header of HDU 1 describes; spectra of one length share one header."""
+    cards = fits.Header.fromstring(header)
+    table = _table_dtype(cards)
+    if table is None or cards["NAXIS2"] < 2:
+        return None
+    names = {name.lower(): name for name in table.names or ()}
+    wanted = {"flux": ">f4", "loglam": ">f4", "ivar": ">f4", "and_mask": ">i4"}
+    if any(name not in names or table[names[name]] != np.dtype(kind) for name, kind in wanted.items()):
+        return None
+    fields: Any = table.fields
+    dtype = np.dtype(
+        {
+            "names": list(wanted),
+            "formats": list(wanted.values()),
+            "offsets": [fields[names[name]][1] for name in wanted],
+            "itemsize": table.itemsize,
+        }
+    )
+    size = table.itemsize * cards["NAXIS2"] + cards["PCOUNT"]
+    return _Columns(dtype, cards["NAXIS2"], -(-size // _BLOCK) * _BLOCK)
+
+
+def _table_dtype(cards: fits.Header) -> np.dtype[Any] | None:
+    """Return the record of a binary table, or None if it scales columns or keeps them on a heap."""
+    if cards.get("XTENSION") != "BINTABLE" or cards.get("PCOUNT", 0) or "THEAP" in cards:
+        return None
+    # A scaled column is none of those read here: its name is hidden, its room is kept.
+    scaled = {i for i in range(cards["TFIELDS"]) if f"TSCAL{i + 1}" in cards or f"TZERO{i + 1}" in cards}
+    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
+    kinds = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1", "L": "u1", "A": "S"}
+    for i in range(cards["TFIELDS"]):
+        match = re.fullmatch(r"(\d*)([A-Z])", str(cards[f"TFORM{i + 1}"]).strip())
+        if match is None or match[2] not in kinds:
+            return None
+        count = int(match[1] or 1)
+        name = str(cards.get(f"TTYPE{i + 1}", "")).strip()
+        name = f"column {i}" if not name or i in scaled else name
+        if match[2] == "A":
+            fields.append((name, f"S{count}"))
+        else:
+            fields.append((name, kinds[match[2]]) if count == 1 else (name, kinds[match[2]], (count,)))
+    dtype = np.dtype(fields)
+    return dtype if dtype.itemsize == cards["NAXIS1"] else None
+
+
+_result_layouts: list[tuple[bytes, np.dtype[Any] | None]] = []
+
+
+def _result_row(content: bytes, start: int) -> dict[str, Any] | None:
+    """Return the row of HDU 2 with upper-case names, or None if it cannot be had from `content`."""
+    data = _header_end(content, start) if start < len(content) else None
+    if data is None:
+        return None
+    header = content[start:data]
+    # Files of one release share this header of 40 kB: comparing it is faster than hashing it.
+    known = [layout for text, layout in _result_layouts if text == header]
+    dtype = known[0] if known else _result_dtype(header)
+    if not known:
+        _result_layouts.insert(0, (header, dtype))
+        del _result_layouts[8:]
+    if dtype is None or data + dtype.itemsize > len(content):
+        return None
+    row = np.frombuffer(content, dtype, 1, data)[0]
+    return {name: row[name] for name in dtype.names or ()}
+
+
+def _result_dtype(header: bytes) -> np.dtype[Any] | None:
+    cards = fits.Header.fromstring(header)
+    table = _table_dtype(cards)
+    if table is None or cards["NAXIS2"] != 1:
+        return None
+    wanted = {
+        "OBJTYPE",
+        "SOURCETYPE",
+        "RA",
+        "DEC",
+        "PLUG_RA",
+        "PLUG_DEC",
+        "THING_ID",
+        "PLATE",
+        "MJD",
+        "FIBERID",
+    }
+    fields: Any = table.fields
+    names = [name for name in table.names or () if name.upper() in wanted]
+    return np.dtype(
+        {
+            "names": [name.upper() for name in names],
+            "formats": [fields[name][0] for name in names],
+            "offsets": [fields[name][1] for name in names],
+            "itemsize": table.itemsize,
+        }
+    )
+
+
+class _Cards:
+    """Just enough of a header to look up a number by keyword."""
+
+    def __init__(self, header: bytes) -> None:
+        self.header = header
+
+    def get(self, keyword: str) -> float | None:
+        card = keyword.ljust(8).encode() + b"= "
+        at = self.header.find(card)
+        if at < 0 or at % 80:
+            return None
+        try:
+            return float(self.header[at + 10 : at + 80].split(b"/", 1)[0])
+        except ValueError:
+            return None
+
+
+# ---- any layout
+
+
+def read_spec_astropy(path: Path) -> Single:
+    """Read any spec file with astropy.
+
+    Raises
+    ------
+    ReadError
+        If it has no table of pixels, or its pixels are not on the SDSS lattice.
+    """
+    with open_fits(path) as hdus:
+        pixels = _pixel_table(path, hdus)
+        index = lattice_index(pixels["loglam"])
+        if index is None:
+            raise ReadError(path, "loglam is not a run of SDSS lattice pixels", Flag.BAD_WAVELENGTH)
+        result = _astropy_row(hdus)
+        flux, ivar = pixels["flux"].astype(np.float32), pixels["ivar"].astype(np.float32)
+        if "and_mask" in pixels:
+            ivar = masked_ivar(ivar, pixels["and_mask"])
+        ids = _identity(path, hdus[0].header, result)
+    return Single(path, int(index[0]), flux, ivar, _sky_flag(result), ids)
+
+
+def _pixel_table(path: Path, hdus: fits.HDUList) -> dict[str, NDArray[Any]]:
+    for hdu in hdus[1:]:
+        if not isinstance(hdu, fits.BinTableHDU):
+            continue
+        names = {name.lower(): name for name in hdu.columns.names}
+        if not {"flux", "loglam", "ivar"} <= set(names):
+            continue
+        if len(hdu.data) < 2:
+            raise ReadError(path, f"its spectrum has {len(hdu.data)} pixels", Flag.NO_DATA)
+        wanted = ("flux", "loglam", "ivar", "and_mask")
+        return {name: hdu.data[names[name]] for name in wanted if name in names}
+    raise ReadError(path, "it is no SDSS spec file: no table has columns flux, loglam and ivar")
+
+
+def _astropy_row(hdus: fits.HDUList) -> dict[str, Any]:
+    """Return the row of the pipeline's results with upper-case names; empty if there is none."""
+    for hdu in hdus[1:]:
+        if isinstance(hdu, fits.BinTableHDU) and hdu.header["NAXIS2"] == 1:
+            row = hdu.data[0]
+            return {name.upper(): row[name] for name in hdu.columns.names}
+    return {}
+
+
+def _identity(path: Path, header: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """Return who the spectrum is: the primary header first, then the pipeline's row, then the file name."""
+    named = _NAME.fullmatch(path.name)
+
+    def number(keywords: tuple[str, ...], group: str = "", missing: float = -1) -> float:
+        for source in (header, result):
+            for keyword in keywords:
+                value = source.get(keyword)
+                if value is not None:
+                    return float(value)
+        return float(named[group]) if named and group else missing
+
+    plate, mjd = int(number(("PLATEID", "PLATE"), "plate")), int(number(("MJD",), "mjd"))
+    fiber = int(number(("FIBERID", "CATALOGID"), "fiber"))
+    return {
+        "OBJID": object_name(plate, mjd, fiber),
+        "RA": number(("PLUG_RA",), missing=np.nan),
+        "DEC": number(("PLUG_DEC",), missing=np.nan),
+        "PLATE": plate,
+        "MJD": mjd,
+        # SDSS-V numbers objects by a catalogue id that is no fibre
+        "FIBERID": fiber if fiber < 1 << 31 else -1,
+        "THING_ID": int(number(("THING_ID",))),
+    }
+
+
+def _sky_flag(result: dict[str, Any]) -> int:
+    kinds = [result.get(name) for name in ("OBJTYPE", "SOURCETYPE")]
+    texts = [kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind) for kind in kinds]
+    return int(Flag.SKY_FIBRE) if any(text.strip().upper() == "SKY" for text in texts) else 0
+
+
+def truth(path: Path) -> Table:
+    """Return the pipeline's class, redshift and warning from HDU 2 (SPALL or SPECOBJ), one row.
+
+    Raises
+    ------
+    ReadError
+        If the file has no such row.
+    """
+    with open_fits(path) as hdus:
+        result = _astropy_row(hdus)
+        if not {"CLASS", "Z"} <= set(result):
+            raise ReadError(path, "it has no row of pipeline results (CLASS, Z, ZWARNING)")
+        ids = _identity(path, hdus[0].header, result)
+    return truth_table(
+        path,
+        OBJID=[ids["OBJID"]],
+        PLATE=[ids["PLATE"]],
+        MJD=[ids["MJD"]],
+        FIBERID=[ids["FIBERID"]],
+        CLASS=[str(result["CLASS"]).strip()],
+        Z=[float(result["Z"])],
+        ZWARNING=[int(result.get("ZWARNING", -1))],
+    )
+
+
+def _is_spec(head: Head) -> bool:
+    return head.is_fits and any({"FLUX", "LOGLAM", "IVAR"} <= columns for columns in head.columns[:1])
+
+
+ARCHIVES = (
+    Archive(
+        "sdss", "SDSS, BOSS, eBOSS, SDSS-V spec files, one spectrum each", _NAME, _is_spec, read_spec, truth
+    ),
+    PLATE,
+    SPSPEC,
+)

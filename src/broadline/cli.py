@@ -1,0 +1,263 @@
+"""The command line: thin, every command a few calls of the library."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from broadline.inputs import Inputs
+    from broadline.model import Model
+    from broadline.pipeline import Summary, Unit
+
+app = typer.Typer(
+    help="Classify survey spectra and measure their redshifts by finding the lines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(
+    help="Models by name: list them, read their cards, import published weights.", no_args_is_help=True
+)
+app.add_typer(models, name="models")
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="A model's name (see `models list`) or file (.onnx, .h5).")
+]
+CTh = Annotated[float | None, typer.Option(help="Confidence above which a line is found [model's own: 0.4].")]
+LMin = Annotated[int | None, typer.Option(help="Lines that make a quasar [model's own: 1].")]
+CThBal = Annotated[
+    float | None, typer.Option(help="Confidence above which a quasar is BAL [model's own: 0.4].")
+]
+ArchiveName = Annotated[
+    str | None, typer.Option("--archive", help="Take every file for one of this archive.")
+]
+Empty = Annotated[
+    str | None, typer.Option("--empty-bins", help="Bins without data: zero | as-published [model's own].")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        from broadline import __version__
+
+        typer.echo(f"broadline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def classify(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or @LIST (a file of names).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Catalogue to write: .parquet, .fits, .ecsv or .csv.")
+    ],
+    model: ModelName = "default",
+    c_th: CTh = None,
+    l_min: LMin = None,
+    c_th_bal: CThBal = None,
+    empty_bins: Empty = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="bf16 is faster and needs torch.")
+    ] = "fp32",
+    archive: ArchiveName = None,
+    layout: Annotated[str | None, typer.Option(help="Drop-in layout: qnall | drq | desi-qn (FITS).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [as many as cores].")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Spectra a batch; bounds the memory of a worker.")] = 512,
+) -> None:
+    """Classify spectra: one catalogue row for every spectrum, in input order.
+
+    Exit code 0: all spectra were read. 1: some could not be (they are in the catalogue, flagged). 2: the
+    request cannot be carried out.
+    """
+    from broadline import pipeline
+
+    choice = pipeline.ModelChoice(model, precision, empty_bins, c_th, l_min, c_th_bal)
+    with _Progress() as progress:
+        summary = pipeline.classify(
+            paths,
+            output,
+            choice,
+            archive=archive,
+            layout=layout,
+            workers=workers,
+            batch=batch,
+            on_inputs=progress.start,
+            on_unit=progress.advance,
+        )
+    _report(summary, output)
+    if summary.n_unreadable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    spectrum: Annotated[str, typer.Argument(help="A file of spectra.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Figure to write [<OBJID>.png].")
+    ] = None,
+    row: Annotated[int, typer.Option(min=0, help="Which spectrum of the file.")] = 0,
+    model: ModelName = "default",
+    c_th: CTh = None,
+    c_th_bal: CThBal = None,
+    empty_bins: Empty = None,
+    archive: ArchiveName = None,
+) -> None:
+    """Draw a spectrum as the network sees it, with the lines that it finds."""
+    from broadline import pipeline
+    from broadline.errors import UsageError
+    from broadline.show import draw, pick
+
+    chosen = pipeline.ModelChoice(model, "fp32", empty_bins, c_th, None, c_th_bal).load()
+    spectra = pick(spectrum, row, archive)
+    if spectra.notes:
+        raise UsageError(spectra.notes[0])
+    path = output or Path(f"{spectra.ids['OBJID'][0] or 'spectrum'}.png")
+    try:
+        draw(spectra, chosen).savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write the figure {path}: {error}") from error
+    typer.echo(f"wrote {path}")
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the models that can be named."""
+    from broadline.model import list_models, user_folder
+
+    known = list_models()
+    for name, path in known.items():
+        typer.echo(f"{name:<16} {path}")
+    if not known:
+        typer.echo(
+            f"no models yet; `broadline models import WEIGHTS.h5 --name NAME` puts one into {user_folder()}"
+        )
+
+
+@models.command("show")
+def models_show(model: Annotated[str, typer.Argument(help="A model's name or file.")]) -> None:
+    """Print a model's card: what it is, what it was trained on, how it decides."""
+    from broadline.model import load_model
+
+    loaded = load_model(model)
+    recipe = loaded.recipe
+    network, grid = recipe.network, recipe.representation.grid
+    facts = {
+        "name": recipe.name,
+        "sha256": loaded.sha256,
+        "network": f"convolutions of {[c.filters for c in network.convolutions]} filters, "
+        f"{network.hidden} hidden units ({network.hidden_activation}), {network.n_boxes} boxes, "
+        f"offsets in {network.offset_range}",
+        "lines": ", ".join(f"{line.name} {line.wavelength:g}" for line in recipe.lines),
+        "grid": f"{grid.size} {grid.kind} pixels, {grid.edges[0]:.1f}-{grid.edges[-1]:.1f} Angstrom",
+        "input": f"{recipe.representation.resampling}, {recipe.representation.normalisation}, "
+        f"empty bins {recipe.representation.empty}",
+        "rule": f"{recipe.rule.l_min} line(s) above {recipe.rule.c_th}, BAL above {recipe.rule.c_th_bal}",
+        **recipe.card,
+    }
+    for key, value in facts.items():
+        typer.echo(f"{key + ':':<14} {value}")
+
+
+@models.command("import")
+def models_import(
+    weights: Annotated[
+        Path, typer.Argument(help="Published Keras weights (.h5), or a broadline model (.onnx).")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name to use it by [the file's].")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead.")] = None,
+    empty_bins: Empty = None,
+) -> None:
+    """Turn published weights into a model file and give it a name."""
+    from broadline.model import import_weights
+
+    typer.echo(f"wrote {import_weights(weights, name, output, empty_bins)}")
+
+
+class _Progress:
+    """A progress bar with rate and time left on a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task("reading", total=1.0, rate="")
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def start(self, inputs: Inputs, model: Model) -> None:
+        if model.representation.empty == "as-published":
+            _say(
+                f"note: model {model.name} fills bins without data as published; --empty-bins zero leaves 0"
+            )
+        if inputs.repeated:
+            _say(f"note: {inputs.repeated} files were named more than once; each is read once")
+        if inputs.skipped:
+            names = ", ".join(path.name for path in inputs.skipped[:3])
+            more = ", ..." if len(inputs.skipped) > 3 else ""
+            _say(f"note: left out {len(inputs.skipped)} files that hold no spectra ({names}{more})")
+
+    def advance(self, unit: Unit, summary: Summary, fraction: float) -> None:
+        elapsed = self.bar.tasks[0].elapsed or 0
+        rate = f"{summary.n_spectra:,} spectra, {summary.n_spectra / elapsed:,.0f}/s" if elapsed else ""
+        self.bar.update(self.task, completed=fraction, description=unit.archive, rate=rate)
+
+
+def _report(summary: Summary, output: Path) -> None:
+    typer.echo(
+        f"{output}: {summary.n_spectra:,} spectra, {summary.n_qso:,} quasars ({summary.n_bal:,} BAL), "
+        f"{summary.n_vi:,} for inspection, {summary.n_unreadable:,} unreadable"
+    )
+    for note in summary.notes[:20]:
+        _say(f"unreadable: {note}")
+    if len(summary.notes) > 20:
+        _say(f"... and more: the rows whose FLAGS have bit UNREADABLE ({summary.n_unreadable:,})")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Run the command line; an error meant for the user is one line and exit code 2."""
+    from broadline.errors import BroadlineError
+
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    try:
+        app()
+    except BroadlineError as error:
+        _say(f"broadline: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("broadline: interrupted; no catalogue was written")
+        sys.exit(130)

@@ -1,0 +1,381 @@
+"""Model: network, representation, lines, decision rule and card in one file; models by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broadline.decision import Rule, decide
+from broadline.errors import BroadlineError, ModelError
+from broadline.finders import decode
+from broadline.flags import UNCLASSIFIED, Flag, mark
+from broadline.lines import Line
+from broadline.networks.architecture import Parameters, QuasarNETConfig
+from broadline.representation import Representation
+from broadline.runtime import OnnxRuntime, Precision, Runtime, TorchRuntime
+from broadline.spectra import Spectra
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from astropy.table import Table
+
+__all__ = [
+    "DEFAULT",
+    "Model",
+    "Recipe",
+    "import_weights",
+    "list_models",
+    "load_model",
+    "save_model",
+    "user_folder",
+]
+
+#: The model that is used when none is named.
+DEFAULT = "default"
+
+_FORMAT = 1
+_KEY, _DIGEST_KEY, _BLANK = "broadline", "broadline_digest", "0" * 64
+# The first bytes of files that people hand over as models by mistake, or that must never be loaded.
+_FOREIGN = {
+    b"PK\x03\x04": "it is a zip archive (a torch or .keras file?); broadline loads no pickled code",
+    b"\x80\x02": "it is a pickle; broadline loads no pickled code",
+    b"\x80\x03": "it is a pickle; broadline loads no pickled code",
+    b"\x80\x04": "it is a pickle; broadline loads no pickled code",
+    b"\x80\x05": "it is a pickle; broadline loads no pickled code",
+    b"SIMPLE  =": "it is a FITS file; spectra are given without --model",
+}
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything about a model but its parameters; stored as JSON in the model file.
+
+    Attributes
+    ----------
+    name : str
+    network : QuasarNETConfig
+    representation : Representation
+    lines : tuple of Line
+        In the order of the network's finders.
+    rule : Rule
+        The decision rule it was made for, unless the caller gives another.
+    card : dict of str to str
+        For people: origin, what it was trained on, scores, known failures.
+    """
+
+    name: str
+    network: QuasarNETConfig
+    representation: Representation
+    lines: tuple[Line, ...]
+    rule: Rule
+    card: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if len(self.lines) != self.network.n_lines:
+            raise ValueError(f"{len(self.lines)} lines for a network of {self.network.n_lines} finders")
+        if self.representation.grid.size != self.network.n_pixels:
+            raise ValueError("the representation's grid and the network's input differ in size")
+        if not any(not line.bal for line in self.lines):
+            raise ValueError("a model needs at least one emission line")
+
+    def to_json(self) -> str:
+        """Return the recipe as JSON; `from_json` is its inverse."""
+        fields = {
+            "format": _FORMAT,
+            "name": self.name,
+            "network": self.network.to_dict(),
+            "representation": self.representation.to_dict(),
+            "lines": [asdict(line) for line in self.lines],
+            "rule": asdict(self.rule),
+            "card": self.card,
+        }
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Return the recipe that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If it is not such a text.
+        """
+        fields = json.loads(text)
+        if fields["format"] != _FORMAT:
+            raise ValueError(f"model format {fields['format']} is not known to this version of broadline")
+        return cls(
+            name=str(fields["name"]),
+            network=QuasarNETConfig.from_dict(fields["network"]),
+            representation=Representation.from_dict(fields["representation"]),
+            lines=tuple(Line(**line) for line in fields["lines"]),
+            rule=Rule(**fields["rule"]),
+            card={str(key): str(value) for key, value in fields["card"].items()},
+        )
+
+
+class Model:
+    """A trained network that turns spectra into catalogue rows.
+
+    Parameters
+    ----------
+    content : bytes
+        A model file's content.
+    precision : {"fp32", "bf16"}
+        fp32 runs in ONNX Runtime; bf16 in torch, twice as fast on processors that have it.
+    threads : int, optional
+        Threads the network may use; all cores if not given.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    rule : Rule
+        The decision rule in force; the recipe's, unless replaced.
+    sha256 : str
+        Of the file's content.
+
+    Raises
+    ------
+    ModelError
+        If the content is not a broadline model, or is damaged.
+    """
+
+    def __init__(self, content: bytes, precision: Precision = "fp32", threads: int | None = None) -> None:
+        for magic, reason in _FOREIGN.items():
+            if content.startswith(magic):
+                raise ModelError(reason)
+        onnx = OnnxRuntime(content, threads)
+        if _KEY not in onnx.metadata:
+            raise ModelError("it is an ONNX model of another program: it has no broadline card")
+        if onnx.metadata.get(_DIGEST_KEY) != _digest(content, onnx.metadata.get(_DIGEST_KEY, "")):
+            raise ModelError("its bytes do not match its checksum: the file is damaged, fetch it again")
+        try:
+            self.recipe = Recipe.from_json(onnx.metadata[_KEY])
+        except (ValueError, TypeError, KeyError, BroadlineError) as error:
+            raise ModelError(f"its card cannot be read ({error})") from error
+        self.content = content
+        self.precision = precision
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.rule = self.recipe.rule
+        self.representation = self.recipe.representation
+        onnx.config = self.recipe.network
+        self.run: Runtime = onnx
+        if precision != "fp32":
+            self.run = TorchRuntime(self.recipe.network, content, precision, threads)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.recipe.name
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines its finders look for, in order."""
+        return self.recipe.lines
+
+    def fill_empty_bins(self, empty: str) -> None:
+        """Choose what bins without data hold: "zero" or "as-published" (see `Representation`)."""
+        fields = self.representation.to_dict() | {"empty": empty}
+        try:
+            self.representation = Representation.from_dict(fields)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+
+    def predict(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return each line's confidence and redshift for represented spectra.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (n_spectra, grid.size)
+
+        Returns
+        -------
+        c : ndarray of float32, shape (n_spectra, n_lines)
+        z : ndarray of float64, shape (n_spectra, n_lines)
+        """
+        confidence, offset = self.run(np.ascontiguousarray(values, dtype=np.float32))
+        return decode(confidence, offset, self.lines, self.representation.grid)
+
+    def classify_batch(self, spectra: Spectra) -> pa.Table:
+        """Return the catalogue rows of a batch, one for each spectrum, in order."""
+        from broadline.catalogue import rows
+
+        represented = self.representation(spectra)
+        flags = represented.flags
+        able = (flags & UNCLASSIFIED) == 0
+        n_lines = len(self.lines)
+        c, z = np.zeros((len(spectra), n_lines), np.float32), np.zeros((len(spectra), n_lines))
+        if able.any():
+            c[able], z[able] = self.predict(represented.values[able])
+        verdict = decide(c, z, self.lines, self.rule)
+        mark(flags, verdict.conflict & able, Flag.CONFLICTING_LINES)
+        names = np.array([line.name for line in self.lines], dtype=object)
+        results: dict[str, NDArray[Any]] = {
+            "IS_QSO": verdict.is_qso,
+            "Z": verdict.z,
+            "BEST_LINE": names[verdict.best_line],
+            "N_LINES": verdict.n_lines,
+            "IS_BAL": verdict.is_bal,
+            "NEEDS_VI": verdict.needs_vi,
+        }
+        for i, name in enumerate(names):
+            results[f"C_{name}"], results[f"Z_{name}"] = c[:, i], z[:, i]
+        return rows(spectra.ids, flags, represented.sn_median, results, list(names))
+
+    def classify(self, spectra: Spectra | Iterable[Spectra]) -> Table:
+        """Return the catalogue of some spectra as an astropy Table, one row a spectrum, in input order.
+
+        Parameters
+        ----------
+        spectra : Spectra or iterable of Spectra
+            For instance what `broadline.read` yields; batches are taken one at a time.
+        """
+        from broadline.catalogue import to_astropy
+
+        batches = [spectra] if isinstance(spectra, Spectra) else spectra
+        return to_astropy([self.classify_batch(batch) for batch in batches], [x.name for x in self.lines])
+
+
+def save_model(path: Path, recipe: Recipe, parameters: Parameters) -> Path:
+    """Write a model file, aside first and then renamed; return its path.
+
+    Raises
+    ------
+    ValueError
+        If the parameters do not fit the recipe.
+    """
+    content = serialise(recipe, parameters)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    aside.replace(path)
+    return path
+
+
+def serialise(recipe: Recipe, parameters: Parameters) -> bytes:
+    """Return a model file's content: ONNX with the recipe and a checksum in its metadata."""
+    from broadline.networks.graph import build
+
+    content = build(recipe.network, parameters, {_KEY: recipe.to_json(), _DIGEST_KEY: _BLANK})
+    if content.count(_BLANK.encode()) != 1:
+        raise ValueError("the checksum's place in the file is not unique")
+    return content.replace(_BLANK.encode(), _digest(content, _BLANK).encode())
+
+
+def _digest(content: bytes, present: str) -> str:
+    """Return the SHA-256 of `content` with the checksum `present` in it blanked out."""
+    return hashlib.sha256(
+        content.replace(present.encode(), _BLANK.encode(), 1) if present else content
+    ).hexdigest()
+
+
+def user_folder() -> Path:
+    """Return the folder of a user's own named models (``BROADLINE_MODELS``, or the user's data folder)."""
+    if folder := os.environ.get("BROADLINE_MODELS"):
+        return Path(folder)
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "broadline" / "models"
+
+
+def list_models() -> dict[str, Path]:
+    """Return named models and their files: those of the package, then the user's, which take precedence."""
+    folders = (Path(__file__).parent / "models", user_folder())
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.onnx"))}
+
+
+def load_model(
+    name: str | Path = DEFAULT, *, precision: Precision = "fp32", threads: int | None = None
+) -> Model:
+    """Load a model by name or from a file.
+
+    Parameters
+    ----------
+    name : str or Path
+        A name that ``broadline models list`` shows, a model file, or published Keras weights (``.h5``).
+    precision : {"fp32", "bf16"}
+    threads : int, optional
+        Threads the network may use; all cores if not given.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or its file is corrupt or foreign; the message names it and the cure.
+    """
+    path = Path(name).expanduser()
+    known = list_models()
+    if str(name) in known and not path.is_file():
+        path = known[str(name)]
+    elif not path.is_file():
+        raise ModelError(_no_such_model(str(name), path, known))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+    try:
+        if content.startswith(_HDF5):
+            from broadline.legacy import import_keras
+
+            content = serialise(*import_keras(path))
+        return Model(content, precision, threads)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _no_such_model(name: str, path: Path, known: dict[str, Path]) -> str:
+    if path.suffix or path.parent != Path():
+        return f"no model file {path}"
+    choice = f"known models: {', '.join(known)}" if known else "no models are installed yet"
+    cure = f"broadline models import WEIGHTS.h5 --name {name}"
+    return f"no model called {name!r}; {choice}. Import published weights with `{cure}`, or give a file"
+
+
+def import_weights(weights: Path, name: str | None, output: Path | None, empty: str | None) -> Path:
+    """Write published weights as a model file, into the user's folder unless `output` is given.
+
+    Parameters
+    ----------
+    weights : Path
+        Keras weights (.h5) or a model file (.onnx).
+    name : str, optional
+        The model's name; the file's if not given.
+    output : Path, optional
+        A file to write instead of one in the user's folder.
+    empty : {"zero", "as-published"}, optional
+        What bins without data hold from now on.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ModelError
+        If the weights cannot be read, or the file cannot be written.
+    """
+    from broadline.networks.graph import parameters_of
+
+    model = load_model(weights)
+    recipe = replace(model.recipe, name=name or model.name)
+    if empty is not None:
+        model.fill_empty_bins(empty)
+        card = recipe.card | {"empty_bins": f"{empty}, chosen at import"}
+        recipe = replace(recipe, representation=model.representation, card=card)
+    if not re.fullmatch(r"[\w.+-]+", recipe.name):
+        raise ModelError(
+            f"a model's name is made of letters, digits, '.', '_', '+' and '-', not {recipe.name!r}"
+        )
+    path = output or user_folder() / f"{recipe.name}.onnx"
+    try:
+        return save_model(path, recipe, parameters_of(model.content))
+    except OSError as error:
+        raise ModelError(f"cannot write the model {path}: {error.strerror}") from error
