@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -42,3 +44,60 @@ def data() -> Path:
 def golden(data: Path) -> Path:
     """Folder of the published weights and their golden files."""
     return data / "weights" / "quasarnp_test_files"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a tiny QuasarNET with random parameters: it knows nothing, and answers variously."""
+    import numpy as np
+
+    from broadline.decision import Rule
+    from broadline.lines import QUASARNET_LINES
+    from broadline.model import Recipe, save_model
+    from broadline.networks.architecture import Convolution, QuasarNETConfig
+    from broadline.representation import Representation
+
+    layers = (Convolution(6, 10, 4), Convolution(6, 10, 4))
+    config = QuasarNETConfig(convolutions=layers, hidden=12, hidden_activation="norm-relu")
+    random = np.random.default_rng(20180830)
+    parameters = {}
+    for name, shape in config.shapes().items():
+        fan_in = int(np.prod(shape[1:]))
+        values = random.normal(0, 1.5 / np.sqrt(fan_in) if fan_in > 1 else 0.1, shape)
+        if name.endswith("running_var") or (name.endswith(".weight") and len(shape) == 1):
+            values = random.uniform(0.5, 1.5, shape)
+        if name == "confidence.bias":
+            values = values - 4.0  # most boxes are unsure, some are not
+        parameters[name] = values.astype(np.float32)
+    recipe = Recipe(
+        "tiny", config, Representation(), QUASARNET_LINES, Rule(), {"origin": "random parameters, for tests"}
+    )
+    return save_model(tmp_path_factory.mktemp("models") / "tiny.onnx", recipe, parameters)
+
+
+class Answer(NamedTuple):
+    """What a command said: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run a command line in this process, as the installed script would."""
+    import sys
+    import warnings
+
+    from broadline.cli import main
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
+        monkeypatch.setattr(sys, "argv", ["broadline", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        code = leaving.value.code
+        return Answer(code if isinstance(code, int) else int(code is not None), *capfd.readouterr())
+
+    return run

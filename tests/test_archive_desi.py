@@ -467,9 +467,11 @@ class TestFrames:
         assert [batch.ids["SOURCE"][0] for batch in batches] == [str(path) for path in paths]
         assert [len(batch.wavelength) for batch in batches] == [N_PIXELS] * 4
 
-    def test_a_camera_given_twice_comes_out_twice_unmerged(self, tmp_path: Path) -> None:
-        path = write_cframe(tmp_path / "cframe-b3-00000009.fits", "B")
-        spectra = all_of([path, path])
+    @pytest.mark.parametrize("again", ["cframe-b3-00000009.fits", "cframe-b3-00000009.fits.gz"])
+    def test_a_camera_given_twice_comes_out_twice_unmerged(self, tmp_path: Path, again: str) -> None:
+        for name in {"cframe-b3-00000009.fits", again}:
+            write_cframe(tmp_path / name, "B")
+        spectra = all_of([tmp_path / "cframe-b3-00000009.fits", tmp_path / again])
         ivar = camera_data("B", 4)["IVAR"]
         assert (spectra.ivar == np.concatenate([ivar, ivar])).all()
 
@@ -578,7 +580,7 @@ class TestFaults:
         packed = gzip.compress(write_coadd(tmp_path / "whole.fits", n=50).read_bytes())
         path = tmp_path / "coadd-1.fits.gz"
         path.write_bytes(packed[: int(share * len(packed))])
-        assert_lost(all_of([path]), 50, "gzip")
+        assert_lost(all_of([path]), 50, "the gzip stream is broken")
 
     def test_a_cut_file_that_was_packed_afterwards_is_detected(self, tmp_path: Path) -> None:
         content = write_coadd(tmp_path / "whole.fits").read_bytes()
@@ -586,12 +588,14 @@ class TestFaults:
         path.write_bytes(gzip.compress(content[:-3000]))
         assert_lost(all_of([path]), 5)
 
-    def test_a_flipped_bit_in_a_gzip_stream_is_detected(self, tmp_path: Path) -> None:
-        packed = bytearray(gzip.compress(write_coadd(tmp_path / "whole.fits", n=50).read_bytes()))
+    @pytest.mark.parametrize("level", [0, 9])
+    def test_a_flipped_bit_in_a_gzip_stream_is_detected(self, tmp_path: Path, level: int) -> None:
+        content = write_coadd(tmp_path / "whole.fits", n=50).read_bytes()
+        packed = bytearray(gzip.compress(content, level))
         packed[len(packed) // 2] ^= 4
         path = tmp_path / "coadd-1.fits.gz"
         path.write_bytes(packed)
-        assert_lost(all_of([path]), 50)
+        assert_lost(all_of([path]), 50, "the gzip stream is broken")
 
     def test_a_damaged_block_costs_only_its_own_rows(self, tmp_path: Path) -> None:
         data = camera_data("B", 6)
@@ -624,10 +628,8 @@ class TestFaults:
 
     def test_a_header_that_promises_the_impossible_costs_one_row(self, tmp_path: Path) -> None:
         path = write_coadd(tmp_path / "coadd-1.fits", cameras="B")
-        content = path.read_bytes().replace(
-            b"NAXIS2  =                    5", b"NAXIS2  =            90000000000"
-        )
-        path.write_bytes(content)
+        card, wrong = (f"NAXIS2  = {n:20d}".encode() for n in (5, 90_000_000_000))
+        path.write_bytes(path.read_bytes().replace(card, wrong))
         assert_lost(all_of([path]), 1, "cut short")
 
     def test_one_bad_file_does_not_cost_the_others(self, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import math
 import os
 import resource
@@ -19,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +30,7 @@ from broadline.flags import UNCLASSIFIED, Flag
 from broadline.lines import QUASARNET_LINES
 from broadline.spectra import IDENTITY, identity
 from broadline.writers import SUFFIXES, CatalogueWriter
+from conftest import ROOT
 
 LINES = tuple(line.name for line in QUASARNET_LINES)
 META = {
@@ -37,7 +38,7 @@ META = {
     "model": "slim",
     "model_sha256": "0123456789abcdef" * 4,
     "command": "broadline classify " + "spectra/spec-1234-56789-0001.fits " * 8 + "-o café.fits",
-    "date": "2026-01-02T03:04:05",
+    "date": "2026-01-02T03:04:05+00:00",
     "site": "here",
 }
 
@@ -74,8 +75,8 @@ def written(path: Path, *parts: pa.Table, **options: Any) -> Path:
 
 
 def test_columns_are_those_of_the_specification_in_its_order() -> None:
-    identity_first = "ARCHIVE SOURCE ROW OBJID RA DEC SN_MEDIAN".split()
-    verdict = "IS_QSO Z Z_ERR BEST_LINE N_LINES IS_BAL P_QSO P_Z P_BAL NEEDS_VI".split()
+    identity_first = ["ARCHIVE", "SOURCE", "ROW", "OBJID", "RA", "DEC", "SN_MEDIAN"]
+    verdict = ["IS_QSO", "Z", "Z_ERR", "BEST_LINE", "N_LINES", "IS_BAL", "P_QSO", "P_Z", "P_BAL", "NEEDS_VI"]
     of_lines = [f"{q}_{name}" for q in "CZ" for name in LINES]
     assert schema().names == [*identity_first, *ARCHIVE_IDS, *verdict, *of_lines, "FLAGS"]
     assert list(IDENTITY) == [*identity_first[:6], *ARCHIVE_IDS]
@@ -104,7 +105,9 @@ def test_every_row_of_the_input_is_there_in_order_with_its_values() -> None:
 
 
 def test_what_the_reader_marks_as_missing_is_null() -> None:
-    table = rows(identity("x", ["f"], PLATE=[-1], PLANID=[""]), np.zeros(1, np.uint32), np.full(1, np.nan), {})
+    table = rows(
+        identity("x", ["f"], PLATE=[-1], PLANID=[""]), np.zeros(1, np.uint32), np.full(1, np.nan), {}
+    )
     for name in ("OBJID", "RA", "DEC", "PLATE", "PLANID", "SN_MEDIAN", "TARGETID", "IS_QSO", "Z", "P_QSO"):
         assert table[name].to_pylist() == [None], name
     assert table["FLAGS"].to_pylist() == [0]
@@ -125,7 +128,7 @@ def test_a_row_has_results_unless_a_flag_says_that_it_could_not_be_classified(fl
 
 
 def test_a_result_that_is_not_a_number_is_null_and_no_line_is_no_name() -> None:
-    results = {"Z": np.array([np.nan, 2.0]), "BEST_LINE": np.array([-1, 1]), "N_LINES": np.array([0, -1])}
+    results = {"Z": np.array([np.nan, 2.0]), "BEST_LINE": np.array([-9, 1]), "N_LINES": np.array([0, -1])}
     table = rows(identity("x", ["f", "g"]), np.zeros(2, np.uint32), np.ones(2), results, LINES)
     assert table["Z"].to_pylist() == [None, 2.0]
     assert table["BEST_LINE"].to_pylist() == [None, "CIV"]
@@ -174,20 +177,20 @@ def read_back(path: Path) -> dict[str, list[Any]]:
         return pq.read_table(path).to_pydict()
     if path.suffix == ".csv":
         return read_csv(path)
-    # Missing logicals are bytes 0, which Table.read can only show as bytes.
-    options = {} if path.suffix == ".ecsv" else {"logical_as_bytes": True}
-    table = Table.read(path, **options)
-    values = {name: table[name].tolist() for name in table.colnames}
-    if path.suffix != ".ecsv":
-        for column in columns():
-            if column.type == pa.bool_():
-                values[column.name] = [{b"T": True, b"F": False, b"": None}[bytes(v)] for v in raw(path, column.name)]
+    if path.suffix == ".ecsv":
+        table = Table.read(path)
+        return {name: table[name].tolist() for name in table.colnames}
+    # A missing logical is the byte 0, which astropy otherwise shows as False, and warns.
+    with fits.open(path, character_as_bytes=True, logical_as_bytes=True) as hdus:
+        table = Table.read(hdus["CATALOG"])
+    logical = {"T": True, "F": False, "": None}
+    kinds = {c.name: c.type for c in columns()}
+    values = {}
+    for name in table.colnames:
+        gaps = np.ma.getmaskarray(table[name]).tolist()
+        cells = [None if gap else value for gap, value in zip(gaps, table[name].tolist(), strict=True)]
+        values[name] = [logical[value or ""] for value in cells] if kinds[name] == pa.bool_() else cells
     return values
-
-
-def raw(path: Path, name: str) -> list[bytes]:
-    with fits.open(path, logical_as_bytes=True) as hdus:
-        return [bytes(v).strip(b"\0") for v in np.asarray(hdus[1].data[name]).tolist()]
 
 
 def read_csv(path: Path) -> dict[str, list[Any]]:
@@ -202,14 +205,18 @@ def read_csv(path: Path) -> dict[str, list[Any]]:
             return {"True": True, "False": False}[cell]
         if kinds[name] == pa.float32():
             return float(np.float32(cell))
-        return cell if kinds[name] == pa.string() else float(cell) if kinds[name] == pa.float64() else int(cell)
+        if kinds[name] == pa.string():
+            return cell
+        return float(cell) if kinds[name] == pa.float64() else int(cell)
 
     return {name: [value(name, row[i]) for row in body] for i, name in enumerate(head)}
 
 
 # Readers of FITS and ECSV drop spaces at the ends of text, and text files have one kind of line end.
 TEXT = st.text(
-    st.one_of(st.sampled_from(",\"'\n\t #|\\%é☉𝒵"), st.characters(codec="utf-8", exclude_categories=["C", "Z"])),
+    st.one_of(
+        st.sampled_from(",\"'\n\t #|\\%é☉𝒵"), st.characters(codec="utf-8", exclude_categories=["C", "Z"])
+    ),
     max_size=12,
 ).map(str.strip)
 
@@ -234,23 +241,20 @@ def tables(draw: st.DrawFn) -> list[pa.Table]:
     some = draw(st.sets(st.sampled_from(lines.names), max_size=8)) | {"SOURCE", "IS_QSO", "TARGETID", "Z"}
 
     def part(n: int) -> pa.Table:
-        return pa.table(
-            {
-                f.name: pa.array(draw(st.lists(values_of(f.type), min_size=n, max_size=n)), f.type)
-                if f.name in some
-                else pa.nulls(n, f.type)
-                if f.name != "FLAGS"
-                else pa.array([0] * n, f.type)
-                for f in lines
-            },
-            schema=lines,
+        parts = {f.name: pa.nulls(n, f.type) for f in lines}
+        for name in some:
+            kind = lines.field(name).type
+            parts[name] = pa.array(draw(st.lists(values_of(kind), min_size=n, max_size=n)), kind)
+        parts["FLAGS"] = pa.array(
+            draw(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=n, max_size=n)), "int32"
         )
+        return pa.table(parts, schema=lines)
 
     return [part(n) for n in draw(st.lists(st.integers(0, 4), max_size=3))]
 
 
 @given(tables())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_all_formats_read_back_to_the_same_values_and_gaps(
     tmp_path_factory: pytest.TempPathFactory, parts: list[pa.Table]
 ) -> None:
@@ -260,11 +264,11 @@ def test_all_formats_read_back_to_the_same_values_and_gaps(
     for name in ARCHIVE_IDS:
         if all(value is None for value in expected[name]):
             del expected[name]
-    for suffix in (".parquet", ".fits", ".fits.gz", ".ecsv", ".csv"):
+    for suffix in (".parquet", ".fits", ".ecsv", ".csv"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert read_back(written(folder / f"out{suffix}", *parts)) == expected, suffix
-    assert len(list(folder.iterdir())) == 5
+    assert len(list(folder.iterdir())) == 4
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -282,7 +286,8 @@ def test_the_bytes_do_not_depend_on_how_the_rows_came(
 
 def test_columns_of_ids_that_no_row_has_are_left_out_and_all_others_are_not(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", some_rows(2), some_rows(2, TARGETID=[-1, 5]))
-    assert pq.read_schema(path).names == [n for n in schema().names if n not in ARCHIVE_IDS or n == "TARGETID"]
+    empty = set(ARCHIVE_IDS) - {"TARGETID"}
+    assert pq.read_schema(path).names == [name for name in schema().names if name not in empty]
 
 
 def test_parquet_carries_provenance_units_and_the_meaning_of_flags(tmp_path: Path) -> None:
@@ -308,14 +313,22 @@ def test_fits_obeys_the_standard_and_carries_provenance_units_and_flags(tmp_path
         header = hdus["CATALOG"].header
     assert (header["BLVERS"], header["MODEL"], header["MODELSHA"]) == ("0.1.0", "slim", META["model_sha256"])
     assert header["COMMAND"] == META["command"].replace("é", "\\xe9")
-    assert header["DATE"] == META["date"]
+    assert header["DATE"] == "2026-01-02T03:04:05"
     assert "site = here" in str(header["HISTORY"])
     assert header["FLAG4"] == "SKY_FIBRE: The archive says that this fibre looked at the sky."
     table = Table.read(path)
     assert table["PLATE"].tolist() == [1, None, 2]
     assert table["RA"].unit == "deg"
-    assert table["RA"].description == "Right ascension"
-    assert not any(header.get(f"TNULL{i}") for i in range(1, 99) if header.get(f"TTYPE{i}") == "FLAGS")
+    assert header["TCOMM5"] == "Right ascension"
+    assert header[f"TTYPE{header['TFIELDS']}"] == "FLAGS"
+    assert f"TNULL{header['TFIELDS']}" not in header
+
+
+def test_fits_gz_is_the_fits_file_compressed(tmp_path: Path) -> None:
+    packed, plain = (written(tmp_path / name, some_rows(50)) for name in ("a.fits.gz", "a.fits"))
+    assert packed.stat().st_size < plain.stat().st_size
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert packed.read_bytes()[3:8] == bytes(5), "a file name or time inside would change from run to run"
 
 
 def test_ecsv_is_read_with_types_units_descriptions_and_provenance(tmp_path: Path) -> None:
@@ -338,12 +351,15 @@ def test_a_catalogue_without_rows_is_a_file_without_rows(tmp_path: Path) -> None
 
 def test_columns_that_went_through_another_library_are_taken_back(tmp_path: Path) -> None:
     table = some_rows(2)
-    other = table.cast(pa.schema([f.with_type(pa.large_string()) if f.type == pa.string() else f for f in table.schema]))
-    shuffled = other.select(other.schema.names[::-1])
-    assert pq.read_table(written(tmp_path / "a.parquet", shuffled)).equals(pq.read_table(written(tmp_path / "b.parquet", table)))
+    large = [f.with_type(pa.large_string()) if f.type == pa.string() else f for f in table.schema]
+    shuffled = table.cast(pa.schema(large)).select(table.schema.names[::-1])
+    one, two = written(tmp_path / "one.csv", table), written(tmp_path / "two.csv", shuffled)
+    assert one.read_bytes() == two.read_bytes()
 
 
-def test_memory_is_that_of_a_part_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_that_of_a_part_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writers, "ROW_GROUP", 1000)
     part = some_rows(500)
 
@@ -393,7 +409,9 @@ def test_a_file_in_place_of_the_folder_is_reported_before_any_work(tmp_path: Pat
         opened(tmp_path / "file" / "a.fits")
 
 
-def test_an_unwritable_folder_is_reported_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder_is_reported_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -445,7 +463,9 @@ def test_no_space_left_is_told_as_a_full_disk(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_an_interruption_leaves_the_old_file_and_nothing_else(error: type[BaseException], tmp_path: Path) -> None:
+def test_an_interruption_leaves_the_old_file_and_nothing_else(
+    error: type[BaseException], tmp_path: Path
+) -> None:
     path = tmp_path / "a.parquet"
     path.write_text("the old one")
     with pytest.raises(error), CatalogueWriter(path, LINES, {}) as writer:

@@ -63,13 +63,13 @@ _IDENTITY = (
     Column("DEC", pa.float64(), "deg", "Declination"),
     Column("SN_MEDIAN", pa.float32(), "", "Median signal-to-noise ratio of the good pixels"),
     Column("PLATE", pa.int32(), "", "SDSS plate"),
-    Column("MJD", pa.int32(), "d", "SDSS modified Julian date of the observation"),
+    Column("MJD", pa.int32(), "", "SDSS modified Julian date of the observation"),
     Column("FIBERID", pa.int32(), "", "SDSS fibre"),
     Column("THING_ID", pa.int64(), "", "SDSS identifier of the object"),
     Column("TARGETID", pa.int64(), "", "DESI identifier of the object"),
     Column("DESI_TARGET", pa.int64(), "", "DESI target selection bits"),
     Column("OBSID", pa.int64(), "", "LAMOST identifier of the spectrum"),
-    Column("LMJD", pa.int32(), "d", "LAMOST local modified Julian date"),
+    Column("LMJD", pa.int32(), "", "LAMOST local modified Julian date"),
     Column("PLANID", pa.string(), "", "LAMOST plan"),
     Column("SPID", pa.int32(), "", "LAMOST spectrograph"),
 )
@@ -260,7 +260,9 @@ def flag_meanings() -> dict[int, str]:
 def describe_columns(lines: Sequence[Line | str] = QUASARNET_LINES) -> str:
     """Return Markdown tables of the catalogue's columns and of the bits of FLAGS (docs/catalogue.md)."""
     text = ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    text += [f"| `{c.name}` | {c.type} | {c.unit} | {c.description} |" for c in columns(lines)]
+    for c in columns(lines):
+        kind = "text" if c.type == pa.string() else np.dtype(c.type.to_pandas_dtype()).name
+        text.append(f"| `{c.name}` | {kind} | {c.unit} | {c.description} |")
     text += ["", "| bit | value | name | meaning |", "|---|---|---|---|"]
     for bit, meaning in flag_meanings().items():
         name, sentence = meaning.split(": ", 1)

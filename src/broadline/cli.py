@@ -127,6 +127,10 @@ def show(
     if spectra.notes:
         raise UsageError(spectra.notes[0])
     path = output or Path(f"{spectra.ids['OBJID'][0] or 'spectrum'}.png")
+    if path.is_dir():
+        raise UsageError(f"cannot write the figure {path}: it is a folder; give the name of a file in it")
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
     try:
         draw(spectra, chosen).savefig(path, dpi=150)
     except (OSError, ValueError) as error:
@@ -167,9 +171,8 @@ def models_show(model: Annotated[str, typer.Argument(help="A model's name or fil
         "input": f"{recipe.representation.resampling}, {recipe.representation.normalisation}, "
         f"empty bins {recipe.representation.empty}",
         "rule": f"{recipe.rule.l_min} line(s) above {recipe.rule.c_th}, BAL above {recipe.rule.c_th_bal}",
-        **recipe.card,
     }
-    for key, value in facts.items():
+    for key, value in (*facts.items(), *recipe.card.items()):  # a card may use the same words
         typer.echo(f"{key + ':':<14} {value}")
 
 
@@ -217,9 +220,7 @@ class _Progress:
 
     def start(self, inputs: Inputs, model: Model) -> None:
         if model.representation.empty == "as-published":
-            _say(
-                f"note: model {model.name} fills bins without data as published; --empty-bins zero leaves 0"
-            )
+            _say(f"note: model {model.name} fills bins without data as published; --empty-bins zero leaves 0")
         if inputs.repeated:
             _say(f"note: {inputs.repeated} files were named more than once; each is read once")
         if inputs.skipped:
@@ -239,7 +240,7 @@ def _report(summary: Summary, output: Path) -> None:
         f"{summary.n_vi:,} for inspection, {summary.n_unreadable:,} unreadable"
     )
     for note in summary.notes[:20]:
-        _say(f"unreadable: {note}")
+        _say(f"flagged: {note}")
     if len(summary.notes) > 20:
         _say(f"... and more: the rows whose FLAGS have bit UNREADABLE ({summary.n_unreadable:,})")
 
@@ -252,12 +253,15 @@ def main() -> None:
     """Run the command line; an error meant for the user is one line and exit code 2."""
     from broadline.errors import BroadlineError
 
+    # What astropy has to say of damaged headers is told by FLAGS and the summary.
+    warnings.filterwarnings("ignore", module=r"astropy\.io\.fits")
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
-        app()
+        app(prog_name="broadline")
     except BroadlineError as error:
         _say(f"broadline: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("broadline: interrupted; no catalogue was written")
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == 130:  # what typer makes of an interrupt from the keyboard
+            _say("broadline: interrupted; nothing was written")
+        raise

@@ -81,10 +81,12 @@ def expand(names: Sequence[str | Path], archive: str | None = None) -> Inputs:
     faults: dict[Path, ReadError] = {}
     skipped: list[Path] = []
     repeated = 0
+    seen: set[Path] = set()
     for path, found in _candidates(names):
-        if path in files:
+        if (whole := path.absolute()) in seen:
             repeated += 1
             continue
+        seen.add(whole)
         if found and archive is None and _COMPANION.match(path.name):
             skipped.append(path)
             continue
@@ -144,11 +146,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         for name in sorted(names):
             if _SUFFIX.fullmatch(name) and not name.startswith("."):
                 yield Path(root, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"cannot list the folder {error.filename}: {error.strerror}; mend that") from error
 
 
 def _hint(skipped: Sequence[Path]) -> str:

@@ -237,7 +237,9 @@ def _provenance(meta: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     cards: list[tuple[str, Any, str]] = []
     for name, (keyword, comment) in CARDS.items():
         if name in meta:
-            cards.append((keyword, meta[name], comment))
+            # FITS times are UTC and carry no offset.
+            value = meta[name].removesuffix("+00:00") if keyword == "DATE" else meta[name]
+            cards.append((keyword, value, comment))
     cards += [("HISTORY", f"{name} = {value}", "") for name, value in meta.items() if name not in CARDS]
     return cards
 
@@ -327,15 +329,17 @@ def _drq(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Sheet:
 def _object(part: pa.Table, desi: bool) -> NDArray[np.int64]:
     """Return the number that picca knows an object by, -1 where there is none.
 
-    picca drops quasars without a positive THING_ID. Those of spPlate files and SDSS-V get that of their
-    spectrum, which no THING_ID reaches, so that they can be used; repeats of them go unnoticed.
+    picca drops quasars without a positive THING_ID. Those of spPlate files get the number of their spectrum,
+    which no THING_ID reaches, so that they can be used; repeats of them go unnoticed.
     """
     if desi:
         return _values(part, "TARGETID")
     plate, mjd, fibre = (_values(part, name).astype(np.int64) for name in ("PLATE", "MJD", "FIBERID"))
     spectrum = plate * 10**9 + mjd * 10**4 + fibre
     thing = _values(part, "THING_ID")
-    return np.where((plate < 0) | (mjd < 0) | (fibre < 0), -1, np.where(thing > 0, thing, spectrum))
+    # What SDSS-V has in place of a fibre is too long for a number of one spectrum alone.
+    number = np.where(thing > 0, thing, np.where(fibre < 10**4, spectrum, -1))
+    return np.where((plate < 0) | (mjd < 0) | (fibre < 0), -1, number)
 
 
 def _primary(parts: Parts, desi: bool) -> tuple[NDArray[np.bool_], dict[str, int]]:

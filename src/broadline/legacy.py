@@ -118,14 +118,14 @@ class _Graph:
 
     def read(self) -> tuple[QuasarNETConfig, dict[str, NDArray[np.float32]]]:
         heads = [self._head(self.layers[name]) for name in self.outputs]
-        trunk = self._trunk(heads[0][0])
+        self.trunk = self._trunk(heads[0][0])
         ranges = {head[2] for head in heads}
         if len(ranges) != 1:
             raise ModelError("its finders do not all rescale their offsets alike")
         pairs = [(box, offset) for box, offset, _ in heads]
         kernels = [[self.array(layer, "kernel") for layer in pair] for pair in pairs]
         n_boxes = kernels[0][0].shape[1]
-        parameters, fields = self._read_trunk(trunk)
+        parameters, fields = self._read_trunk(self.trunk)
         for i, name in enumerate(("confidence", "offset")):
             parameters[f"{name}.weight"] = np.concatenate([kernel[i].T for kernel in kernels])
             parameters[f"{name}.bias"] = np.concatenate([self.array(pair[i], "bias") for pair in pairs])
@@ -225,16 +225,12 @@ class _Graph:
             doubts.append(f"it takes 13 boxes for granted, the file has {config.n_boxes}")
         if not math.isclose(config.epsilon, 1e-3):
             doubts.append(f"it takes epsilon 0.001 for granted, the file has {config.epsilon}")
-        norms = [name for name, x in self.layers.items() if x["class_name"] == "BatchNormalization"]
-        base = "batch_normalization"
-        expected = [
-            [base, *(f"{base}_{i}" for i in range(1, len(norms)))],
-            [f"{base}_{i + 1}" for i in range(len(norms))],
+        names = [
+            layer["config"]["name"] for layer in self.trunk if layer["class_name"] == "BatchNormalization"
         ]
-        if norms not in expected:
-            doubts.append(
-                "its normalisation layers are not numbered from the first, so it does not find them"
-            )
+        later = [f"batch_normalization_{i}" for i in range(1, len(names) + 1)]
+        if names not in (later, ["batch_normalization", *later[:-1]]):
+            doubts.append("its normalisation layers are not numbered from 1, so it does not find them")
         return doubts
 
 

@@ -256,8 +256,11 @@ def save_model(path: Path, recipe: Recipe, parameters: Parameters) -> Path:
     content = serialise(recipe, parameters)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return path
 
 

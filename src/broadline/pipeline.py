@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,6 +184,7 @@ _worker: tuple[Model, int] | None = None
 
 def _start_worker(choice: ModelChoice, threads: int, batch: int) -> None:
     global _worker
+    warnings.simplefilter("ignore")  # the parent process has loaded this model too, and told the user
     _worker = (choice.load(threads), batch)
 
 
@@ -204,13 +208,15 @@ def _results(
         return
     threads = max(1, available_cores() // workers)
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, _start_worker, (choice, threads, batch)) as pool:
         queue: deque[tuple[Unit, Future[tuple[pa.Table, list[str]]]]] = deque()
         waiting = iter(units)
         try:
             while True:
                 while len(queue) < 2 * workers and (following := next(waiting, None)) is not None:
-                    queue.append((following, pool.submit(_work, following)))
+                    with _deaf_children():
+                        queue.append((following, pool.submit(_work, following)))
                 if not queue:
                     return
                 unit, future = queue.popleft()
@@ -219,8 +225,24 @@ def _results(
             raise BroadlineError(
                 "a worker process was killed, perhaps for lack of memory; try fewer --workers"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes started inside never hear of an interrupt from the keyboard: this one ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def classify(
@@ -275,8 +297,7 @@ def classify(
     summary = Summary()
     total = sum(unit.n_bytes for unit in units) or 1
     done = 0
-    lines = [line.name for line in model.lines]
-    with CatalogueWriter(output, lines, provenance(model), layout) as writer:
+    with CatalogueWriter(output, model.lines, provenance(model), layout) as writer:
         for unit, table, notes in _results(units, choice, model, workers, batch):
             writer.append(table)
             summary.add(table, notes)

@@ -68,7 +68,8 @@ class Representation:
     def __call__(self, spectra: Spectra) -> Represented:
         """Return the representation of a batch; rows that have none are 0 and flagged, never dropped."""
         resample = binned if self.resampling == "binned" else conserving
-        flux, ivar, pixels = resample(spectra.flux, spectra.ivar, spectra.wavelength, self.grid)
+        with np.errstate(over="ignore", invalid="ignore"):  # absurd fluxes overflow; they are flagged below
+            flux, ivar, pixels = resample(spectra.flux, spectra.ivar, spectra.wavelength, self.grid)
         flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
         data = ivar > 0
         normalise = _rms if self.normalisation == "rms" else _minmax

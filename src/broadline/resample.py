@@ -119,7 +119,7 @@ def conserving(flux: _Real, ivar: _Real, wavelength: _Array64, grid: Grid) -> tu
 
 
 def pixel_edges(wavelength: _Array64) -> _Array64:
-    """Return pixel edges half-way between centres, the outer ones mirrored; shape (n + 1,)."""
+    """Return pixel edges half-way between centres, the outer ones mirrored; shape (n + 1,), n >= 2."""
     middle = 0.5 * (wavelength[1:] + wavelength[:-1])
     first = 2 * wavelength[0] - middle[0]
     last = 2 * wavelength[-1] - middle[-1]
@@ -145,7 +145,9 @@ def _overlap(wavelength: bytes, grid: Grid) -> Resampler:
     middle = 0.5 * (cuts[1:] + cuts[:-1])
     source = np.searchsorted(edges, middle) - 1
     target = np.searchsorted(out, middle) - 1
-    covered = (out[:-1] >= edges[0]) & (out[1:] <= edges[-1])
+    # An output pixel that ends where the input ends is inside it, whatever the rounding of its edge.
+    slack = 1e-9 * np.diff(out)
+    covered = (out[:-1] >= edges[0] - slack) & (out[1:] <= edges[-1] + slack)
     shared = (source >= 0) & (source < len(edges) - 1) & (target >= 0) & (target < grid.size)
     shared[shared] = covered[target[shared]]
     width = np.diff(cuts)[shared]
@@ -157,4 +159,4 @@ def _overlap(wavelength: bytes, grid: Grid) -> Resampler:
 
 def _grid_edges(grid: Grid) -> _Array64:
     """Return the edges Carnall's code gives the grid: half-way between centres, in wavelength."""
-    return pixel_edges(grid.centres)
+    return pixel_edges(grid.centres) if grid.size > 1 else grid.edges

@@ -63,9 +63,9 @@ class OnnxRuntime:
             options.inter_op_num_threads = 1
         try:
             self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime's own exception types are private
             raise ModelError(f"it is not an ONNX model that can be run ({str(error)[:120]})") from error
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.config: QuasarNETConfig | None = None
 
     def __call__(self, values: _Image) -> tuple[_Image, _Image]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from broadline.decision import decide
 from broadline.errors import UsageError
@@ -13,9 +15,12 @@ from broadline.flags import UNCLASSIFIED, describe
 from broadline.inputs import read
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from broadline.grid import Grid
     from broadline.model import Model
+    from broadline.representation import Represented
     from broadline.spectra import Spectra
 
 __all__ = ["draw", "pick"]
@@ -27,9 +32,10 @@ _TEXT = {
     "MGII": "Mg II",
     "HBETA": r"H$\beta$",
     "HALPHA": r"H$\alpha$",
-    "BAL_CIV": "C IV BAL",
+    "BAL_CIV": "BAL",
 }
 _FOUND, _WEAK, _BAL = "#0072B2", "#999999", "#D55E00"  # colour-blind-safe (Okabe & Ito)
+_LABEL = 0.016  # room that a label takes, as a fraction of the width of the axes
 
 
 def pick(path: str, row: int, archive: str | None = None) -> Spectra:
@@ -51,7 +57,8 @@ def pick(path: str, row: int, archive: str | None = None) -> Spectra:
 def draw(spectra: Spectra, model: Model) -> Figure:
     """Return the figure of one spectrum: renormalised flux, and each line where its finder sees it.
 
-    Lines above the model's threshold are drawn dark with their confidence, the others greyed.
+    Lines above the model's threshold are drawn in colour with their confidence, the others greyed; bins
+    without data are drawn grey at the value that the network is given there.
 
     Parameters
     ----------
@@ -62,46 +69,94 @@ def draw(spectra: Spectra, model: Model) -> Figure:
     from matplotlib.figure import Figure
 
     represented = model.representation(spectra)
-    values = np.where(represented.data[0], represented.values[0], np.nan)
-    grid = model.representation.grid
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.step(grid.centres, values, where="mid", color="black", linewidth=0.8)
-    axes.set_xlim(grid.edges[0], grid.edges[-1])
+    edges = model.representation.grid.edges
+    axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_xlabel("observed wavelength, vacuum (Å)")
     unit = "renormalised flux" if model.representation.normalisation == "rms" else "scaled flux"
     axes.set_ylabel(unit)
-    good = values[np.isfinite(values)]
-    if good.size:
-        low, high = np.percentile(good, [0.5, 99.5])
-        margin = 0.15 * (high - low) + 0.1
-        axes.set_ylim(low - margin, high + 3 * margin)
-    flags = int(represented.flags[0])
     source = f"{spectra.ids['ARCHIVE'][0]} {spectra.ids['OBJID'][0] or Path(spectra.ids['SOURCE'][0]).name}"
+    flags = int(represented.flags[0])
     if flags & UNCLASSIFIED:
-        axes.set_title(f"{source}: not classified — {'; '.join(describe(flags))}", fontsize=10)
+        figure.suptitle(f"{source}: not classified", fontsize=10)
+        reasons = [textwrap.fill(sentence, 90) for sentence in describe(flags)]
+        axes.text(0.5, 0.5, "\n".join(reasons), transform=axes.transAxes, ha="center", va="center")
+        axes.set_yticks([])
         return figure
+    _draw_flux(axes, represented, model.representation.grid)
+    verdict = _draw_lines(axes, represented, model)
+    text = f"{source}: {verdict}, S/N {represented.sn_median[0]:.1f} per pixel"
+    figure.suptitle(f"{text}   [{model.name}, c_th = {model.rule.c_th:g}]", fontsize=10)
+    return figure
+
+
+def _draw_flux(axes: Axes, represented: Represented, grid: Grid) -> None:
+    values, data = represented.values[0], represented.data[0]
+    if not data.all():
+        label = "bins without data, as the network gets them"
+        empty = np.where(data, np.nan, values)
+        axes.step(grid.centres, empty, where="mid", color=_WEAK, linewidth=1.6, label=label)
+        axes.legend(loc="upper right", bbox_to_anchor=(1, -0.07), fontsize=8, frameon=False)
+    axes.step(grid.centres, np.where(data, values, np.nan), where="mid", color="black", linewidth=0.8)
+    # Whatever is two bins wide fits into the figure; a single bad bin may leave it.
+    pairs = np.sort(np.lib.stride_tricks.sliding_window_view(values[data], 2), axis=1)
+    shown = np.array([pairs[:, 1].min(), pairs[:, 0].max(), *values[~data]])
+    room = max(float(np.ptp(shown)), 0.1)
+    axes.set_ylim(float(shown.min()) - 0.1 * room, float(shown.max()) + 0.2 * room)
+
+
+def _draw_lines(axes: Axes, represented: Represented, model: Model) -> str:
+    """Draw each line with its confidence; return the verdict in words."""
     c, z = model.predict(represented.values)
-    verdict = decide(c, z, model.lines, model.rule)
+    rest = np.array([line.wavelength for line in model.lines])
+    position = rest * (1 + z[0])
+    left, right = axes.get_xlim()
+    places = left + (right - left) * _apart((position - left) / (right - left), _LABEL)
     for i in np.argsort(c[0]):
         line = model.lines[i]
         found = c[0, i] > (model.rule.c_th_bal if line.bal else model.rule.c_th)
         color = (_BAL if line.bal else _FOUND) if found else _WEAK
-        x = line.wavelength * (1 + z[0, i])
-        axes.axvline(x, color=color, linestyle=":" if line.bal else "--", linewidth=1.2 if found else 0.7)
-        axes.annotate(
-            f"{_TEXT.get(line.name, line.name)} {c[0, i]:.2f}",
-            (x, 0.98 - 0.22 * line.bal),
-            xycoords=("data", "axes fraction"),
+        width, dots, order = 1.2 if found else 0.7, ":" if line.bal else "--", 3 if line.bal else 2
+        axes.axvline(position[i], color=color, linewidth=width, linestyle=dots, zorder=order)
+        axes.plot(
+            [position[i], places[i]],
+            [1, 1.03],
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            color=color,
+            linewidth=0.7,
+        )
+        axes.text(
+            places[i],
+            1.04,
+            f"{_name(line.name)} {c[0, i]:.2f}",
+            transform=axes.get_xaxis_transform(),
             rotation=90,
-            ha="right",
-            va="top",
-            fontsize=9 if found else 7,
+            ha="center",
+            va="bottom",
+            fontsize=8,
             color=color,
         )
-    kind = "quasar" if verdict.is_qso[0] else "not a quasar"
-    kind += ", BAL" if verdict.is_bal[0] else ""
-    best = _TEXT.get(model.lines[verdict.best_line[0]].name, model.lines[verdict.best_line[0]].name)
-    text = f"{source}: {kind}, z = {verdict.z[0]:.4f} from {best}, S/N {represented.sn_median[0]:.1f} per pixel"
-    axes.set_title(f"{text}   [{model.name}, c_th = {model.rule.c_th:g}]", fontsize=10)
-    return figure
+    verdict = decide(c, z, model.lines, model.rule)
+    if not verdict.is_qso[0]:
+        return "not a quasar"
+    kind = "quasar, BAL" if verdict.is_bal[0] else "quasar"
+    return f"{kind}, z = {verdict.z[0]:.4f} from {_name(model.lines[verdict.best_line[0]].name)}"
+
+
+def _name(line: str) -> str:
+    return _TEXT.get(line, line)
+
+
+def _apart(x: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+    """Return `x` with crowded values moved, both ways alike, until all are `gap` apart and within [0, 1]."""
+    order = np.argsort(x)
+    steps = gap * np.arange(len(x))
+    # Without the steps the sorted positions need only be non-decreasing, and so is the mean of the running
+    # maximum from the left and the running minimum from the right.
+    free = x[order] - steps
+    rising = 0.5 * (np.maximum.accumulate(free) + np.minimum.accumulate(free[::-1])[::-1])
+    moved = np.empty_like(x)
+    moved[order] = np.clip(rising, gap, 1 - gap - steps[-1]) + steps
+    return moved

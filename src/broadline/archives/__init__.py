@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from broadline.archives import desi, generic, lamost, parsed, sdss
+from broadline.archives import desi, foreign, lamost, parsed, sdss, sdss_early, sdss_plate, table
 from broadline.archives.base import Archive, Head, fault_of
 from broadline.errors import UsageError
 from broadline.spectra import Spectra
@@ -15,7 +16,8 @@ __all__ = ["ARCHIVES", "get", "identify", "read"]
 #: In the order in which a file is offered to them; the generic tables come last.
 ARCHIVES: dict[str, Archive] = {
     archive.name: archive
-    for archive in (*sdss.ARCHIVES, *lamost.ARCHIVES, *desi.ARCHIVES, *parsed.ARCHIVES, *generic.ARCHIVES)
+    for module in (sdss, sdss_plate, sdss_early, lamost, desi, parsed, table, foreign)
+    for archive in module.ARCHIVES
 }
 
 
@@ -55,5 +57,9 @@ def identify(path: Path) -> Archive | None:
 def read(archive: Archive, paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
     """Yield batches of at most `batch` spectra from files of one archive, in input order."""
     for spectra in archive.read(paths, batch):
+        if 0 < len(spectra) <= batch:
+            yield spectra
+            continue
         for start in range(0, len(spectra), batch):
-            yield spectra[start : start + batch] if len(spectra) > batch else spectra
+            part = spectra[start : start + batch]
+            yield replace(part, notes=()) if start else part  # each reason is told once

@@ -1,4 +1,4 @@
-"""What every archive module is built from: the Archive record, guarded reading, and lattice batches."""
+"""What every archive module is built from: the Archive record, a first look at a file, guarded reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsInt
+from typing import Any, SupportsInt
 
 import numpy as np
 from astropy.io import fits
@@ -19,31 +19,23 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from broadline.errors import ReadError
-from broadline.flags import Flag
-from broadline.spectra import LATTICE_STEP, Spectra, identity, lattice_wavelength, mend
+from broadline.spectra import Spectra
 
 __all__ = [
     "GZIP",
     "Archive",
     "Head",
-    "Single",
     "fault_of",
-    "lattice_index",
     "masked_ivar",
     "object_name",
     "open_fits",
     "read_bytes",
     "read_files",
-    "read_singles",
-    "stack",
     "truth_table",
 ]
 
 GZIP = b"\x1f\x8b"
 _COMBINEREJ = np.int32(1 << 25)
-# Batches of single-spectrum files start and end on multiples of this many lattice pixels, so that the
-# resampling operator of one batch serves the next one too.
-_WINDOW = 64
 
 
 class Head:
@@ -164,7 +156,14 @@ def fault_of(path: Path, error: Exception) -> ReadError:
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
         return ReadError(path, f"the gzip stream is broken or cut short ({text}); fetch the file again")
     if isinstance(error, KeyError):
-        return ReadError(path, f"it has no {text}, which this layout needs")
+        missing = re.sub(r"\"Keyword '(.+)' not found\.\"", r"header keyword \1", text)
+        return ReadError(path, f"it has no {missing}, which this layout needs")
+    if isinstance(error, MemoryError):
+        return ReadError(path, "its header asks for more memory than there is; fetch the file again")
+    if "No SIMPLE card" in text:
+        return ReadError(path, "it is not a FITS file, whatever its name says")
+    if re.search("cannot reshape|buffer is (too small|smaller)|truncated|requested size", text):
+        return ReadError(path, f"it is cut short, or its header lies about its size ({text}); fetch it again")
     return ReadError(path, text or type(error).__name__)
 
 
@@ -181,95 +180,6 @@ def read_files(
             yield from read_file(path)
         except Exception as error:
             yield Spectra.unreadable(archive, fault_of(path, error))
-
-
-def lattice_index(loglam: NDArray[Any]) -> NDArray[np.int64] | None:
-    """Return the lattice index of each pixel, or None if the pixels are not consecutive lattice points.
-
-    Parameters
-    ----------
-    loglam : ndarray of float, shape (n_pixels,)
-        log10 of the vacuum wavelength in Angstrom (float32 in the archives' files: good to 0.003 pixel).
-    """
-    if len(loglam) < 2 or not np.isfinite(loglam[0]):
-        return None
-    first = round(float(loglam[0]) / LATTICE_STEP)
-    index = np.arange(first, first + len(loglam))
-    # written so that a NaN anywhere makes it false
-    consecutive = (np.abs(loglam - index * LATTICE_STEP) < 0.05 * LATTICE_STEP).all()
-    return index if consecutive else None
-
-
-class Single(NamedTuple):
-    """What one file of one spectrum holds, if its pixels lie on the SDSS lattice."""
-
-    path: Path
-    first: int  # lattice index of the first pixel
-    flux: NDArray[np.float32]  # (n_pixels,)
-    ivar: NDArray[np.float32]  # (n_pixels,)
-    flags: int
-    ids: dict[str, Any]  # scalars for columns of IDENTITY
-
-
-def stack(archive: str, items: Sequence[Single | ReadError]) -> Spectra:
-    """Return single spectra as one batch on the lattice, padded with ivar 0; errors become flagged rows."""
-    good = [item for item in items if isinstance(item, Single)]
-    first = min((item.first for item in good), default=0) // _WINDOW * _WINDOW
-    end = max((item.first + len(item.flux) for item in good), default=_WINDOW)
-    n_pixels = -(-(end - first) // _WINDOW) * _WINDOW
-    flux = np.zeros((len(items), n_pixels), dtype=np.float32)
-    ivar = np.zeros_like(flux)
-    flags = np.zeros(len(items), dtype=np.uint32)
-    columns: dict[str, list[Any]] = {name: [] for name in (good[0].ids if good else ())}
-    missing = {
-        name: "" if name in ("OBJID", "PLANID") else np.nan if name in ("RA", "DEC") else -1
-        for name in columns
-    }
-    for row, item in enumerate(items):
-        if isinstance(item, Single):
-            pixels = slice(item.first - first, item.first - first + len(item.flux))
-            flux[row, pixels] = item.flux
-            ivar[row, pixels] = item.ivar
-            flags[row] = item.flags
-        else:
-            flags[row] = item.flag | Flag.NO_IDENTITY
-        values = item.ids if isinstance(item, Single) else missing
-        for name, column in columns.items():
-            column.append(values[name])
-    flux, ivar, mended = mend(flux, ivar)
-    ids = identity(
-        archive,
-        [str(item.path) for item in items],
-        row=np.where(flags & Flag.UNREADABLE, -1, 0),
-        **columns,
-    )
-    notes = tuple(str(item) for item in items if isinstance(item, ReadError))
-    return Spectra(lattice_wavelength(first, n_pixels), flux, ivar, ids, flags | mended, notes)
-
-
-def read_singles(
-    archive: str, paths: Sequence[Path], batch: int, read_one: Callable[[Path], Single]
-) -> Iterator[Spectra]:
-    """Yield batches of files of one spectrum each, on the lattice; a file that fails becomes a flagged row.
-
-    Parameters
-    ----------
-    archive : str
-    paths : sequence of Path
-    batch : int
-        Spectra a batch.
-    read_one : callable
-        Path -> Single; it may raise anything.
-    """
-    for start in range(0, len(paths), batch):
-        yield stack(archive, [_guarded(path, read_one) for path in paths[start : start + batch]])
-
-
-def _guarded(path: Path, read_one: Callable[[Path], Single]) -> Single | ReadError:
-    try:
-        return read_one(path)
-    except Exception as error:  # see read_files
-        return fault_of(path, error)
 
 
 def masked_ivar(ivar: NDArray[np.float32], and_mask: NDArray[Any]) -> NDArray[np.float32]:

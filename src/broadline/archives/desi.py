@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from broadline.archives.base import Archive, Head, fault_of, read_files
 from broadline.errors import ReadError
-from broadline.flags import Flag
+from broadline.flags import Flag, mark
 from broadline.spectra import Spectra, identity, mend
 
 __all__ = ["ARCHIVES", "merge", "read", "truth"]
@@ -280,13 +280,14 @@ def _identity(
     return identity("desi", [str(source)] * n, row=np.arange(n), **columns), flags
 
 
-def _fibre_flags(table: NDArray[Any], n: int) -> NDArray[np.uint32]:
-    """Return what a FIBERMAP says of its fibres: that they saw the sky, or that they are bad."""
-    objtype = _column(table, ["OBJTYPE"], n, "")
-    status = _column(table, ["COADD_FIBERSTATUS", "FIBERSTATUS"], n, 0)
-    sky = np.zeros(n, dtype=bool) if objtype is None else np.strings.strip(objtype) == "SKY"
-    bad = np.zeros(n, dtype=bool) if status is None else status != 0
-    return (sky * int(Flag.SKY_FIBRE) + bad * int(Flag.BAD_FIBRE)).astype(np.uint32)
+def _mark_fibres(flags: NDArray[np.uint32], table: NDArray[Any]) -> None:
+    """Mark in place the fibres of which a FIBERMAP says that they saw the sky, or that they are bad."""
+    objtype = _column(table, ["OBJTYPE"], len(flags), "")
+    if objtype is not None:
+        mark(flags, np.strings.strip(objtype) == "SKY", Flag.SKY_FIBRE)
+    status = _column(table, ["COADD_FIBERSTATUS", "FIBERSTATUS"], len(flags), 0)
+    if status is not None:
+        mark(flags, status != 0, Flag.BAD_FIBRE)
 
 
 def _assemble(files: Sequence[_File]) -> _Exposure:
@@ -302,7 +303,7 @@ def _assemble(files: Sequence[_File]) -> _Exposure:
     tables = [hdu.data for hdu in maps if isinstance(hdu, fits.BinTableHDU)]
     ids, flags = _identity(source, tables[0] if tables else np.empty(0, dtype=[]), n)
     for table in tables:
-        flags |= _fibre_flags(table, n)
+        _mark_fibres(flags, table)
     return _Exposure(source, wavelength, list(zip(firsts, cameras, strict=True)), ids, flags)
 
 

@@ -29,8 +29,9 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from broadline.archives.base import Archive, Head, Single, open_fits, read_bytes, truth_table
-from broadline.archives.generic import air_to_vacuum, gather, place
+from broadline.air import air_to_vacuum
+from broadline.archives.base import Archive, Head, open_fits, read_bytes, truth_table
+from broadline.archives.singles import Single, gather, place
 from broadline.errors import ReadError
 from broadline.flags import Flag
 from broadline.spectra import LATTICE_STEP, Spectra

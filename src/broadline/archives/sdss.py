@@ -22,17 +22,15 @@ from broadline.archives.base import (
     GZIP,
     Archive,
     Head,
-    Single,
-    lattice_index,
     masked_ivar,
     object_name,
     open_fits,
-    read_singles,
     truth_table,
 )
-from broadline.archives.sdss_plate import PLATE, SPSPEC
+from broadline.archives.singles import Single, gather, lattice_index
 from broadline.errors import ReadError
 from broadline.flags import Flag
+from broadline.spectra import Spectra
 
 __all__ = ["ARCHIVES", "read_spec_astropy", "read_spec_fast"]
 
@@ -42,9 +40,9 @@ _BLOCK = 2880
 _END = re.compile(rb"END {77}")
 
 
-def read_spec(paths: Sequence[Path], batch: int) -> Iterator[Any]:
+def read_spec(paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
     """Yield batches of single-spectrum files, on the SDSS lattice wherever their pixels lie on it."""
-    return read_singles("sdss", paths, batch, _read_one)
+    return gather("sdss", paths, batch, _read_one)
 
 
 def _read_one(path: Path) -> Single:
@@ -73,6 +71,8 @@ def read_spec_fast(path: Path) -> Single | None:
     primary = _header_end(content, 0)
     if primary is None or not content.startswith(b"SIMPLE  ="):
         return None
+    if content[primary : primary + 8] != b"XTENSION":
+        return None
     table = _header_end(content, primary)
     columns = _spec_columns(bytes(content[primary:table])) if table else None
     if table is None or columns is None or table + columns.dtype.itemsize * columns.rows > len(content):
@@ -81,7 +81,7 @@ def read_spec_fast(path: Path) -> Single | None:
     index = lattice_index(pixels["loglam"])
     if index is None:
         return None
-    result = _result_row(content, table + columns.end)
+    result = _result_row(path, content, table + columns.end)
     if result is None:
         return None
     ivar = masked_ivar(pixels["ivar"].astype(np.float32), pixels["and_mask"])
@@ -91,11 +91,14 @@ def read_spec_fast(path: Path) -> Single | None:
 
 
 def _read_start(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        content = stream.read(_FIRST_READ)
+    with path.open("rb") as file:
+        content = file.read(_FIRST_READ)
     if content[:2] == GZIP:
         # A lite file fits compressed into the first read; of a full one, this much is decompressed.
-        return zlib.decompressobj(wbits=31).decompress(content, _FIRST_READ)
+        stream = zlib.decompressobj(wbits=31)
+        whole, content = len(content) < _FIRST_READ, stream.decompress(content, _FIRST_READ)
+        if whole and not stream.eof and len(content) < _FIRST_READ:
+            raise ReadError(path, "the gzip stream is cut short; fetch the file again")
     return content
 
 
@@ -158,9 +161,14 @@ def _table_dtype(cards: fits.Header) -> np.dtype[Any] | None:
 _result_layouts: list[tuple[bytes, np.dtype[Any] | None]] = []
 
 
-def _result_row(content: bytes, start: int) -> dict[str, Any] | None:
+def _result_row(path: Path, content: bytes, start: int) -> dict[str, Any] | None:
     """Return the row of HDU 2 with upper-case names, or None if it cannot be had from `content`."""
-    data = _header_end(content, start) if start < len(content) else None
+    if start >= len(content):
+        return None
+    data = _header_end(content, start)
+    if content[start : start + 8] != b"XTENSION" or (data is None and len(content) < _FIRST_READ):
+        # astropy would read what is left without a word
+        raise ReadError(path, f"it is damaged or cut short: no HDU begins at byte {start}; fetch it again")
     if data is None:
         return None
     header = content[start:data]
@@ -283,6 +291,8 @@ def _identity(path: Path, header: Any, result: dict[str, Any]) -> dict[str, Any]
 
     plate, mjd = int(number(("PLATEID", "PLATE"), "plate")), int(number(("MJD",), "mjd"))
     fiber = int(number(("FIBERID", "CATALOGID"), "fiber"))
+    if not (abs(plate) < 1 << 31 and abs(mjd) < 1 << 31):
+        raise ReadError(path, f"plate {plate}, MJD {mjd} are no plate and date; its header is damaged")
     return {
         "OBJID": object_name(plate, mjd, fiber),
         "RA": number(("PLUG_RA",), missing=np.nan),
@@ -290,7 +300,7 @@ def _identity(path: Path, header: Any, result: dict[str, Any]) -> dict[str, Any]
         "PLATE": plate,
         "MJD": mjd,
         # SDSS-V numbers objects by a catalogue id that is no fibre
-        "FIBERID": fiber if fiber < 1 << 31 else -1,
+        "FIBERID": fiber if abs(fiber) < 1 << 31 else -1,
         "THING_ID": int(number(("THING_ID",))),
     }
 
@@ -334,6 +344,4 @@ ARCHIVES = (
     Archive(
         "sdss", "SDSS, BOSS, eBOSS, SDSS-V spec files, one spectrum each", _NAME, _is_spec, read_spec, truth
     ),
-    PLATE,
-    SPSPEC,
 )

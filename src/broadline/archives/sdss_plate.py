@@ -1,9 +1,10 @@
-"""SDSS plates, ``spPlate-PLATE-MJD.fits`` with a row a fibre, and the ``spSpec`` files of DR7 and before."""
+"""SDSS and BOSS plates: ``spPlate-PLATE-MJD.fits``, a row a fibre, and the pipeline's results beside it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,19 @@ from numpy.typing import NDArray
 from broadline.archives.base import (
     Archive,
     Head,
-    Single,
-    lattice_index,
     masked_ivar,
     object_name,
     open_fits,
     read_files,
-    read_singles,
     truth_table,
 )
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
-from broadline.spectra import LATTICE_STEP, Spectra, identity, mend
+from broadline.spectra import Spectra, identity, mend
 
-__all__ = ["PLATE", "SPSPEC"]
+__all__ = ["ARCHIVES"]
 
 _PLATE_NAME = re.compile(r"spPlate-(\d{4,6})-(\d{5})\.fits?(\.gz)?")
-_SPSPEC_NAME = re.compile(r"spSpec-\d{5}-\d{4}-\d{3}\.fits?(\.gz)?")
 
 
 def read_plate(paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
@@ -44,8 +41,10 @@ def _plate_batches(path: Path, batch: int) -> Iterator[Spectra]:
     with open_fits(path) as hdus:
         header = hdus[0].header
         n, n_pixels = header.get("NAXIS2", 0), header.get("NAXIS1", 0)
-        if not {"COEFF0", "COEFF1"} <= set(header) or header["NAXIS"] != 2 or len(hdus) < 3:
+        if not {"COEFF0", "COEFF1"} <= set(header) or header["NAXIS"] != 2:
             raise ReadError(path, "it is no spPlate: no image of spectra with COEFF0 and COEFF1")
+        if len(hdus) < 3:
+            raise ReadError(path, "it is cut short: no images of ivar and and_mask", n_spectra=n)
         if any(hdus[i].shape != (n, n_pixels) for i in (1, 2)):
             shapes = [hdus[i].shape for i in range(3)]
             raise ReadError(path, f"flux, ivar and and_mask differ in shape {shapes}", n_spectra=n)
@@ -56,9 +55,11 @@ def _plate_batches(path: Path, batch: int) -> Iterator[Spectra]:
             try:
                 flux, ivar, mask = (np.asarray(hdus[i].section[rows]) for i in range(3))
             except Exception as error:
-                raise ReadError(
-                    path, f"it is cut short after fibre {start}: {error}", n_spectra=n - start
-                ) from error
+                lost = ReadError(path, f"it is cut short after fibre {start}: {error}", n_spectra=n - start)
+                rest = {name: column[start:] for name, column in ids.items()}
+                flags = np.full(n - start, Flag.UNREADABLE, dtype=np.uint32)
+                yield replace(Spectra.unreadable("sdss-plate", lost), ids=rest, flags=flags)
+                return
             clean = masked_ivar(ivar.astype(np.float32), mask)
             flux32, clean, flags = mend(flux.astype(np.float32), clean)
             part = {name: column[rows] for name, column in ids.items()}
@@ -130,76 +131,6 @@ def _fits_of(results: Path, plate: Path) -> Table:
         )
 
 
-# ---- DR7 and before
-
-# SPEC_CLN of the DR7 spectro pipeline
-_DR7_CLASS = {1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 5: "SKY", 6: "STAR"}
-
-
-def read_spspec(paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
-    """Yield batches of DR7 files: an image of flux, continuum-subtracted flux, error and mask a pixel."""
-    return read_singles("sdss-dr7", paths, batch, _read_spspec)
-
-
-def _read_spspec(path: Path) -> Single:
-    with open_fits(path) as hdus:
-        header, image = hdus[0].header, hdus[0].data
-        if image is None or image.ndim != 2 or len(image) < 4 or "COEFF0" not in header:
-            raise ReadError(path, "it is no spSpec: no image of flux, error and mask with COEFF0")
-        # The header rounds to single precision in some releases; the lattice puts it right.
-        loglam = np.rint(header["COEFF0"] / LATTICE_STEP) * LATTICE_STEP + header["COEFF1"] * np.arange(
-            image.shape[1]
-        )
-        index = lattice_index(loglam)
-        if index is None:
-            raise ReadError(path, "its wavelengths are not on the SDSS lattice", Flag.BAD_WAVELENGTH)
-        error = image[2].astype(np.float64)
-        ivar = np.divide(1.0, error**2, out=np.zeros_like(error), where=error > 0).astype(np.float32)
-        masks = [hdu.data["andMask"] for hdu in hdus[1:] if _has_masks(hdu, image.shape[1])]
-        if masks:
-            ivar = masked_ivar(ivar, masks[0])
-        sky = int(Flag.SKY_FIBRE) if str(header.get("OBJTYPE", "")).strip() == "SKY" else 0
-        ids = _spspec_identity(header)
-    return Single(path, int(index[0]), image[0].astype(np.float32), ivar, sky, ids)
-
-
-def _has_masks(hdu: Any, n_pixels: int) -> bool:
-    return (
-        isinstance(hdu, fits.BinTableHDU)
-        and "andMask" in hdu.columns.names
-        and hdu.header["NAXIS2"] == n_pixels
-    )
-
-
-def _spspec_identity(header: fits.Header) -> dict[str, Any]:
-    plate, mjd, fiber = (int(header.get(key, -1)) for key in ("PLATEID", "MJD", "FIBERID"))
-    return {
-        "OBJID": object_name(plate, mjd, fiber),
-        "RA": float(header.get("RAOBJ", np.nan)),
-        "DEC": float(header.get("DECOBJ", np.nan)),
-        "PLATE": plate,
-        "MJD": mjd,
-        "FIBERID": fiber,
-    }
-
-
-def spspec_truth(path: Path) -> Table:
-    """Return the DR7 pipeline's class (SPEC_CLN), redshift and warning from the primary header, one row."""
-    with open_fits(path) as hdus:
-        header = hdus[0].header
-        ids = _spspec_identity(header)
-    return truth_table(
-        path,
-        OBJID=[ids["OBJID"]],
-        PLATE=[ids["PLATE"]],
-        MJD=[ids["MJD"]],
-        FIBERID=[ids["FIBERID"]],
-        CLASS=[_DR7_CLASS.get(header.get("SPEC_CLN", 0), "")],
-        Z=[float(header.get("Z", np.nan))],
-        ZWARNING=[int(header.get("Z_WARNIN", -1))],
-    )
-
-
 def _is_plate(head: Head) -> bool:
     return (
         head.is_fits
@@ -209,16 +140,13 @@ def _is_plate(head: Head) -> bool:
     )
 
 
-def _is_spspec(head: Head) -> bool:
-    return head.is_fits and head.card("NAXIS") == "2" and bool(head.card("SPEC_CLN") and head.card("COEFF0"))
-
-
-PLATE = Archive(
-    "sdss-plate",
-    "SDSS and BOSS spPlate files, a row a fibre",
-    _PLATE_NAME,
-    _is_plate,
-    read_plate,
-    plate_truth,
+ARCHIVES = (
+    Archive(
+        "sdss-plate",
+        "SDSS and BOSS spPlate files, a row a fibre",
+        _PLATE_NAME,
+        _is_plate,
+        read_plate,
+        plate_truth,
+    ),
 )
-SPSPEC = Archive("sdss-dr7", "SDSS DR7 spSpec files", _SPSPEC_NAME, _is_spspec, read_spspec, spspec_truth)

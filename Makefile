@@ -1,0 +1,51 @@
+# make demo   a small survey on disk, classified: a catalogue and a figure to open
+# make test   style, types and tests
+# Both create what they need under .venv-*/ and leave nothing elsewhere.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+# Published weights, if they lie beside the checkout; otherwise the demo trains a small network.
+WEIGHTS ?= ../shared/data/weights/quasarnp_test_files/test_weights.h5
+OUT ?= demo/out
+PIP = bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: .venv-demo/installed
+	rm -rf $(OUT)
+	.venv-demo/bin/python demo/make_survey.py $(OUT)/survey
+ifneq ($(wildcard $(WEIGHTS)),)
+	.venv-demo/bin/broadline models import $(WEIGHTS) --name demo -o $(OUT)/model.onnx --empty-bins zero
+else
+	.venv-demo/$(PIP) -e '.[train]'
+	.venv-demo/bin/python demo/train_model.py $(OUT)/model.onnx
+endif
+	.venv-demo/bin/broadline classify $(OUT)/survey -o $(OUT)/catalogue.fits --model $(OUT)/model.onnx
+	.venv-demo/bin/broadline show $(OUT)/survey/spec-0001-60000-0001.fits -o $(OUT)/quasar.png --model $(OUT)/model.onnx
+	.venv-demo/bin/python demo/compare.py $(OUT)
+
+test: .venv-test/installed
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+	.venv-test/bin/python -m pytest
+
+.venv-demo/installed: pyproject.toml constraints.txt
+	$(call environment,.venv-demo)
+	.venv-demo/$(PIP) -e .
+	touch $@
+
+.venv-test/installed: pyproject.toml constraints.txt
+	$(call environment,.venv-test)
+	.venv-test/$(PIP) -e '.[dev,train,specutils]'
+	touch $@
+
+define environment
+	@test -n "$(PYTHON)" || { echo "broadline needs Python 3.11 or newer on the PATH"; exit 1; }
+	@$(PYTHON) -m venv $(1) || { echo "this Python lacks venv; on Debian/Ubuntu: apt install python3-venv"; exit 1; }
+endef
+
+clean:
+	rm -rf .venv-demo .venv-test $(OUT)
