@@ -1,119 +1,26 @@
-"""FITS tables written as a stream: the catalogue itself, and the layouts that other programs read.
+"""The layouts that other programs read: QuasarNET's qnAll, picca's DRQ and DESI's QN_RR.
 
 A layout is a function from the rows to a `Sheet`: the header and, block by block, the cells. Facts on the
-layouts of other programs: QuasarNET's ``qn_export`` (qnall, drq), picca's ``drq_catalogue`` and
-``desi_quasar_catalogue`` (drq), desispec's ``desi_qso_qn_afterburner`` (desi-qn).
+layouts: QuasarNET's ``qn_export`` (qnall, drq), picca's ``drq_catalogue`` and ``desi_quasar_catalogue``
+(drq), desispec's ``desi_qso_qn_afterburner`` (desi-qn).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from broadline import __version__
-from broadline.catalogue import ARCHIVE_IDS, columns, filled, flag_meanings
+from broadline.fits_table import Cell, Parts, Sheet, logical, provenance_cards, stacked, values_of
 from broadline.lines import Line
 
-__all__ = ["LAYOUTS", "Cell", "Layout", "Parts", "Sheet", "catalogue_sheet", "kept_columns", "write_fits"]
-
-#: Provenance that has a header card of its own; anything else becomes HISTORY.
-CARDS = {
-    "version": ("BLVERS", "version of broadline"),
-    "model": ("MODEL", "name of the model"),
-    "model_sha256": ("MODELSHA", "SHA-256 of the model file"),
-    "command": ("COMMAND", "command line"),
-    "date": ("DATE", "when this file was made"),
-}
-
-_BLOCK = 2880
-_DTYPES = {"L": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "A": "S"}
-_CODES = {
-    pa.bool_(): "L",
-    pa.int16(): "I",
-    pa.int32(): "J",
-    pa.int64(): "K",
-    pa.float32(): "E",
-    pa.float64(): "D",
-}
-
-
-class Parts(Protocol):
-    """All rows of a catalogue, a part at a time."""
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows there are."""
-
-    @property
-    def filled(self) -> AbstractSet[str]:
-        """Columns with at least one value."""
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        """The longest value of each text column, in bytes."""
-
-    def tables(self, names: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the rows in order, of all columns or of those named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A column of a FITS table.
-
-    Attributes
-    ----------
-    name : str
-    code : str
-        TFORM, such as ``"D"``, ``"6D"`` or ``"20A"``.
-    unit, description : str
-    null : int, optional
-        The integer that means missing (TNULL).
-    """
-
-    name: str
-    code: str
-    unit: str = ""
-    description: str = ""
-    null: int | None = None
-
-    @property
-    def dtype(self) -> tuple[str, str] | tuple[str, str, tuple[int]]:
-        """Field of the structured array that has this column's bytes."""
-        count, letter = self.code[:-1], _DTYPES[self.code[-1]]
-        if letter == "S":
-            return self.name, f"S{count}"
-        return (self.name, letter, (int(count),)) if count else (self.name, letter)
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One FITS binary table, ready to be written.
-
-    Attributes
-    ----------
-    name : str
-        EXTNAME.
-    cells : sequence of Cell
-    n_rows : int
-    cards : list of (keyword, value, comment)
-    blocks : iterator of dict of str to array_like
-        Consecutive rows; a scalar stands for every row of its block. The length is that of the first value.
-    """
-
-    name: str
-    cells: Sequence[Cell]
-    n_rows: int
-    cards: list[tuple[str, Any, str]]
-    blocks: Iterator[dict[str, Any]]
+__all__ = ["LAYOUTS", "Layout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,114 +45,6 @@ class Layout:
     apart: bool = False
 
 
-def write_fits(stream: IO[bytes], sheet: Sheet) -> None:
-    """Write a FITS file with one binary table, a block of rows at a time.
-
-    Parameters
-    ----------
-    stream : binary file, open for writing
-        It need not be seekable.
-    sheet : Sheet
-    """
-    described = [
-        fits.Column(cell.name, cell.code, unit=cell.unit or None, null=cell.null) for cell in sheet.cells
-    ]
-    header = fits.BinTableHDU.from_columns(described, nrows=0, name=sheet.name).header
-    header["NAXIS2"] = sheet.n_rows
-    for i, cell in enumerate(sheet.cells, 1):
-        if cell.description:
-            last = next(k for k in (f"TNULL{i}", f"TUNIT{i}", f"TFORM{i}") if k in header)
-            header.set(f"TCOMM{i}", cell.description, after=last)
-    for keyword, value, comment in sheet.cards:
-        if keyword == "HISTORY":
-            header.add_history(_ascii(value))
-        else:
-            value = _ascii(value)
-            # A comment that does not fit beside its text would be cut.
-            fits_beside = not isinstance(value, str) or len(value) + len(comment) < 64
-            header.append((keyword, value, comment if fits_beside else ""), end=True)
-    for part in (fits.PrimaryHDU().header, header):
-        stream.write(part.tostring().encode("ascii"))
-    dtype = np.dtype([cell.dtype for cell in sheet.cells])
-    written = 0
-    for block in sheet.blocks:
-        records = np.zeros(len(next(iter(block.values()))), dtype=dtype)
-        for name, values in block.items():
-            records[name] = values
-        stream.write(records.tobytes())
-        written += len(records)
-    if written != sheet.n_rows:
-        raise RuntimeError(f"{written} rows written under a header that announces {sheet.n_rows}")
-    stream.write(bytes(-written * dtype.itemsize % _BLOCK))
-
-
-def kept_columns(parts: Parts, lines: Sequence[Line]) -> list[str]:
-    """Return the names of the columns that a file has: all but the ids that no row has a value for."""
-    return [c.name for c in columns(lines) if c.name not in ARCHIVE_IDS or c.name in parts.filled]
-
-
-def catalogue_sheet(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Sheet:
-    """Return the catalogue as a FITS table."""
-    kept = kept_columns(parts, lines)
-    table = {c.name: c for c in columns(lines) if c.name in kept}
-    cells = []
-    for name, column in table.items():
-        text = column.type == pa.string()
-        code = f"{max(parts.widths.get(name, 0), 1)}A" if text else _CODES[column.type]
-        # All 32 bits of FLAGS mean something, and it is never missing.
-        null = -1 if pa.types.is_integer(column.type) and name != "FLAGS" else None
-        cells.append(Cell(name, code, column.unit, column.description, null))
-    cards = _provenance(meta)
-    cards += [(f"FLAG{bit}", meaning, "") for bit, meaning in flag_meanings().items()]
-    blocks = (
-        {name: _bytes(part[name], column.type) for name, column in table.items()}
-        for part in parts.tables(kept)
-    )
-    return Sheet("CATALOG", cells, parts.n_rows, cards, blocks)
-
-
-def _bytes(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
-    """Return a column's values as FITS has them; a logical that is missing is the byte 0."""
-    if kind == pa.bool_():
-        known = filled(column.is_valid(), kind)
-        return np.where(known, np.where(filled(column, kind), ord("T"), ord("F")), 0).astype(np.uint8)
-    if kind == pa.string():
-        return filled(column.cast(pa.binary()), pa.binary(), b"")
-    return filled(column, kind)
-
-
-def _logical(values: Any) -> NDArray[np.uint8]:
-    return np.where(values, np.uint8(ord("T")), np.uint8(ord("F")))
-
-
-def _values(part: pa.Table, name: str, missing: object = None) -> NDArray[Any]:
-    return filled(part[name], part.schema.field(name).type, missing)
-
-
-def _stack(part: pa.Table, names: Sequence[str]) -> NDArray[Any]:
-    return np.stack([_values(part, name) for name in names], axis=1)
-
-
-def _ascii(value: Any) -> Any:
-    """Return `value` such that a FITS header can hold it."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"[^ -~]", lambda match: match[0].encode("unicode_escape").decode(), value)
-
-
-def _provenance(meta: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    cards: list[tuple[str, Any, str]] = []
-    for name, (keyword, comment) in CARDS.items():
-        if name in meta:
-            # FITS times are UTC and carry no offset.
-            value = meta[name].removesuffix("+00:00") if keyword == "DATE" else meta[name]
-            cards.append((keyword, value, comment))
-    cards += [("HISTORY", f"{name} = {value}", "") for name, value in meta.items() if name not in CARDS]
-    return cards
-
-
-# --- the layouts of other programs ---------------------------------------------------------------------
-
 _EMISSION = ("LYA", "CIV", "CIII", "MGII", "HBETA", "HALPHA")
 _BAL = ("BAL_CIV",)
 #: How QuasarNET and desispec spell the lines.
@@ -263,7 +62,7 @@ _QN_NAMES = {
 def _qnall(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Sheet:
     """Return QuasarNET's ``qnAll``: every row, IN_TRAIN always 0."""
     wavelength = {line.name: line.wavelength for line in lines}
-    cards = _provenance(meta)
+    cards = provenance_cards(meta)
     for prefix, names in (("LINE_", _EMISSION), ("LINE_BAL_", _BAL)):
         for i, name in enumerate(names):
             # Keywords of more than eight characters are written as HIERARCH; readers need not know.
@@ -278,11 +77,11 @@ def _qnall(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Shee
     ]
 
     def block(part: pa.Table) -> dict[str, Any]:
-        values: dict[str, Any] = {name: _values(part, name) for name in ids}
-        values |= {"ZBEST": _values(part, "Z"), "IS_QSO": _values(part, "IS_QSO"), "IN_TRAIN": 0}
+        values: dict[str, Any] = {name: values_of(part, name) for name in ids}
+        values |= {"ZBEST": values_of(part, "Z"), "IS_QSO": values_of(part, "IS_QSO"), "IN_TRAIN": 0}
         for q in "CZ":
-            values[f"{q}_LINES"] = _stack(part, [f"{q}_{name}" for name in _EMISSION])
-            values[f"{q}_LINES_BAL"] = _stack(part, [f"{q}_{name}" for name in _BAL])
+            values[f"{q}_LINES"] = stacked(part, [f"{q}_{name}" for name in _EMISSION])
+            values[f"{q}_LINES_BAL"] = stacked(part, [f"{q}_{name}" for name in _BAL])
         return values
 
     return Sheet("QNALL", cells, parts.n_rows, cards, map(block, parts.tables()))
@@ -296,7 +95,7 @@ def _drq(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Sheet:
     """
     desi = "TARGETID" in parts.filled
     kept, counts = _primary(parts, desi)
-    cards = _provenance(meta)
+    cards = provenance_cards(meta)
     cards += [
         ("NINPUT", parts.n_rows, "spectra classified"),
         ("NQSO", counts["quasar"], "of these called quasars; only quasars are here"),
@@ -317,10 +116,10 @@ def _drq(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Sheet:
         for part in parts.tables():
             part, start = part.filter(pa.array(kept[start : start + len(part)])), start + len(part)
             values: dict[str, Any] = {names[0]: _object(part, desi)}
-            values |= {name: _values(part, name) for name in (*names[1:], "Z", "RA", "DEC")}
+            values |= {name: values_of(part, name) for name in (*names[1:], "Z", "RA", "DEC")}
             if not desi:
                 # Both hold a flag, as in QuasarNET's own file: BI_CIV is no velocity.
-                values |= dict.fromkeys(("BI_CIV", "BAL_FLAG_VI"), _values(part, "IS_BAL"))
+                values |= dict.fromkeys(("BI_CIV", "BAL_FLAG_VI"), values_of(part, "IS_BAL"))
             yield values
 
     return Sheet("ZCATALOG" if desi else "CATALOG", cells, int(kept.sum()), cards, blocks())
@@ -333,10 +132,10 @@ def _object(part: pa.Table, desi: bool) -> NDArray[np.int64]:
     which no THING_ID reaches, so that they can be used; repeats of them go unnoticed.
     """
     if desi:
-        return _values(part, "TARGETID")
-    plate, mjd, fibre = (_values(part, name).astype(np.int64) for name in ("PLATE", "MJD", "FIBERID"))
+        return values_of(part, "TARGETID")
+    plate, mjd, fibre = (values_of(part, name).astype(np.int64) for name in ("PLATE", "MJD", "FIBERID"))
     spectrum = plate * 10**9 + mjd * 10**4 + fibre
-    thing = _values(part, "THING_ID")
+    thing = values_of(part, "THING_ID")
     # What SDSS-V has in place of a fibre is too long for a number of one spectrum alone.
     number = np.where(thing > 0, thing, np.where(fibre < 10**4, spectrum, -1))
     return np.where((plate < 0) | (mjd < 0) | (fibre < 0), -1, number)
@@ -349,14 +148,14 @@ def _primary(parts: Parts, desi: bool) -> tuple[NDArray[np.bool_], dict[str, int
     who, quality, named = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, np.bool_)]
     start = quasars = 0
     for part in parts.tables(needed):
-        quasar = _values(part, "IS_QSO")
-        known = np.isfinite(_stack(part, ("Z", "RA", "DEC"))).all(axis=1)
+        quasar = values_of(part, "IS_QSO")
+        known = np.isfinite(stacked(part, ("Z", "RA", "DEC"))).all(axis=1)
         objects = _object(part, desi)
         good = quasar & known & (objects != -1)
         usable[start : start + len(part)] = good
         who.append(objects[good])
-        quality.append(_values(part, "SN_MEDIAN", -math.inf)[good])
-        named.append(objects[good] == _values(part, "THING_ID")[good])
+        quality.append(values_of(part, "SN_MEDIAN", -math.inf)[good])
+        named.append(objects[good] == values_of(part, "THING_ID")[good])
         quasars += int(quasar.sum())
         start += len(part)
     objects, sn = np.concatenate(who), np.concatenate(quality)
@@ -407,20 +206,20 @@ def _desi_qn(parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> Sh
     versions = {"broadline": meta.get("version", __version__), "QN_MODEL_FILE": meta.get("model", "unknown")}
     for i, (name, version) in enumerate(versions.items()):
         cards += [(f"DEPNAM{i:02d}", name, ""), (f"DEPVER{i:02d}", version, "")]
-    cards += _provenance(meta)
+    cards += provenance_cards(meta)
     nothing: dict[str, Any] = {"SPECTYPE_RR": b"", "IS_QSO_QN_NEW_RR": ord("F"), "ZWARN_NEW": -1}
     nothing |= dict.fromkeys(("SPECTYPE_NEW", "SUBTYPE_NEW"), b"")
     no_number = ("Z_RR", "Z_NEW", "ZERR_NEW", "CHI2_NEW", "DELTACHI2_NEW", "COEFF_NEW")
     nothing |= dict.fromkeys(no_number, math.nan)
 
     def block(part: pa.Table) -> dict[str, Any]:
-        values = {name: _values(part, name) for name in ("TARGETID", "RA", "DEC")}
+        values = {name: values_of(part, name) for name in ("TARGETID", "RA", "DEC")}
         # A target of unknown selection was selected by nothing; -1 would be selected by everything.
-        values |= {"DESI_TARGET": _values(part, "DESI_TARGET", 0), "Z_QN": _values(part, "Z")}
+        values |= {"DESI_TARGET": values_of(part, "DESI_TARGET", 0), "Z_QN": values_of(part, "Z")}
         for ours, theirs in spelling.items():
-            values |= {f"{q}_{theirs}": _values(part, f"{q}_{ours}") for q in "CZ"}
-        values |= {f"{q}_CIV_BAL": _values(part, f"{q}_BAL_CIV") for q in "CZ"}
-        return values | nothing | {"IS_QSO_QN": _logical(_values(part, "IS_QSO"))}
+            values |= {f"{q}_{theirs}": values_of(part, f"{q}_{ours}") for q in "CZ"}
+        values |= {f"{q}_CIV_BAL": values_of(part, f"{q}_BAL_CIV") for q in "CZ"}
+        return values | nothing | {"IS_QSO_QN": logical(values_of(part, "IS_QSO"))}
 
     return Sheet("QN_RR", cells, parts.n_rows, cards, map(block, parts.tables()))
 

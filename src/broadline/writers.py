@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from broadline.catalogue import columns, flag_meanings, line_names, schema
 from broadline.errors import UsageError
-from broadline.layouts import LAYOUTS, Parts, catalogue_sheet, kept_columns, write_fits
+from broadline.fits_table import Parts, catalogue_sheet, kept_columns, write_fits
+from broadline.layouts import LAYOUTS
 from broadline.lines import LINES, Line
 from broadline.spectra import as_path
 

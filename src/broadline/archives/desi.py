@@ -8,26 +8,22 @@ without resampling.
 from __future__ import annotations
 
 import re
-import shutil
-import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from gzip import BadGzipFile, GzipFile
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from broadline.archives.base import Archive, Head, fault_of, read_files
+from broadline.archives.fits_file import FitsFile, open_checked
+from broadline.archives.redrock import REDROCK, SPECTRA_NAME, beside, redshifts
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
 from broadline.spectra import Spectra, identity, mend
@@ -35,38 +31,25 @@ from broadline.spectra import Spectra, identity, mend
 __all__ = ["ARCHIVES", "merge", "read", "truth"]
 
 _CFRAME = re.compile(r"cframe-(?P<camera>[brz])(?P<spectrograph>\d)-(?P<exposure>\d+)\.fits(\.gz)?")
-_SPECTRA = re.compile(r"(?:coadd|spectra)-(?P<what>.+?)\.fits(\.gz)?")
 # Prefixes of HDU names: three cameras, or all of them coadded, or the one camera of a frame.
 _PREFIXES = ("B_", "R_", "Z_", "BRZ_", "")
 _IMAGES = ("FLUX", "IVAR", "MASK", "WAVELENGTH")
 # Pixels of two cameras are the same pixel if they agree to this fraction of one.
 _TOLERANCE = 0.01
-# Unpacked files larger than this go to a temporary file: astropy would unpack anew at each step backwards.
-_IN_MEMORY = 1 << 28
 # A damaged header may promise any number of rows; no DESI file comes near this one.
 _MOST_SPECTRA = 1_000_000
-_REDROCK = ("REDSHIFTS", "ZBEST")
 # In files of survey validation DESI_TARGET is 0 and the column of that phase holds the bits.
 _TARGETING = ("DESI_TARGET", "SV3_DESI_TARGET", "SV2_DESI_TARGET", "SV1_DESI_TARGET", "CMX_TARGET")
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file as far as it could be opened, and what is wrong with it ("" if nothing is)."""
-
-    path: Path
-    hdus: dict[str, Any]
-    fault: str
-
-    @property
-    def n_spectra(self) -> int:
-        """How many spectra the headers promise; 1 if they do not say."""
-        for kind in ("FLUX", "IVAR", "MASK", "FIBERMAP"):
-            hdus = [self.hdus[prefix + kind] for prefix in _PREFIXES if prefix + kind in self.hdus]
-            promised = max((int(hdu.header.get("NAXIS2", 0)) for hdu in hdus), default=0)
-            if 0 < promised <= _MOST_SPECTRA:
-                return promised
-        return 1
+def _promised(file: FitsFile) -> int:
+    """Return how many spectra the headers promise; 1 if they do not say."""
+    for kind in ("FLUX", "IVAR", "MASK", "FIBERMAP"):
+        hdus = [file.hdus[prefix + kind] for prefix in _PREFIXES if prefix + kind in file.hdus]
+        promised = max((int(hdu.header.get("NAXIS2", 0)) for hdu in hdus), default=0)
+        if 0 < promised <= _MOST_SPECTRA:
+            return promised
+    return 1
 
 
 @dataclass(frozen=True)
@@ -150,52 +133,7 @@ def merge(
     return flux, ivar
 
 
-def _unpacked(path: Path, stack: ExitStack) -> tuple[IO[bytes], str]:
-    """Return the file open for reading, unpacked if it is gzipped, and what is wrong with its gzip stream."""
-    packed = stack.enter_context(path.open("rb"))
-    zipped = packed.read(2) == b"\x1f\x8b"
-    packed.seek(0)
-    if not zipped:
-        return packed, ""
-    unpacked = stack.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115 (it closes with the stack)
-    try:
-        shutil.copyfileobj(GzipFile(fileobj=packed), unpacked, 1 << 15)  # what precedes a fault is kept
-    except (EOFError, zlib.error, BadGzipFile) as error:
-        return unpacked, fault_of(path, error).reason
-    return unpacked, ""
-
-
-def _cut_short(stream: IO[bytes], size: int, last: Any) -> str:
-    """Return in words that bytes are missing after HDU `last`, or ""; astropy alone would only warn."""
-    info = last.fileinfo()
-    end = info["datLoc"] + info["datSpan"]
-    if size < end:
-        return f"it is cut short ({size} bytes where its headers promise {end} or more); fetch the file again"
-    stream.seek(end)
-    if stream.read(8) == b"XTENSION":
-        return f"the header after HDU {last.name} is broken or cut short; fetch the file again"
-    return ""
-
-
-def _open(path: Path, stack: ExitStack) -> _File:
-    """Open a file for as long as `stack` lives; it never raises, so that what could be learnt is kept."""
-    hdus: dict[str, Any] = {}
-    fault = ""
-    try:
-        stream, fault = _unpacked(path, stack)
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
-            listed = list(stack.enter_context(fits.open(stream, memmap=False)))
-        hdus = {hdu.name.upper(): hdu for hdu in reversed(listed)}
-        fault = fault or _cut_short(stream, size, listed[-1])
-    except Exception as error:  # as in read_files
-        fault = fault or fault_of(path, error).reason
-    return _File(path, hdus, fault)
-
-
-def _camera(file: _File, prefix: str) -> _Camera:
+def _camera(file: FitsFile, prefix: str) -> _Camera:
     """Return one camera of a file after checking that its parts fit together."""
     flux, ivar, wave = (file.hdus[prefix + kind] for kind in ("FLUX", "IVAR", "WAVELENGTH"))
     mask = file.hdus.get(prefix + "MASK")
@@ -211,7 +149,7 @@ def _camera(file: _File, prefix: str) -> _Camera:
     return _Camera(wavelength, flux, ivar, mask)
 
 
-def _cameras(file: _File) -> list[_Camera]:
+def _cameras(file: FitsFile) -> list[_Camera]:
     """Return the cameras of a file; any one of its HDUs tells that a camera should be there."""
     if file.fault:
         raise ReadError(file.path, file.fault)
@@ -290,7 +228,7 @@ def _mark_fibres(flags: NDArray[np.uint32], table: NDArray[Any]) -> None:
         mark(flags, status != 0, Flag.BAD_FIBRE)
 
 
-def _assemble(files: Sequence[_File]) -> _Exposure:
+def _assemble(files: Sequence[FitsFile]) -> _Exposure:
     """Return the exposure that one file holds, or several which hold a camera each."""
     source = files[0].path
     cameras = [camera for file in files for camera in _cameras(file)]
@@ -310,29 +248,35 @@ def _assemble(files: Sequence[_File]) -> _Exposure:
 def _read_exposure(paths: Sequence[Path], batch: int, source: Path) -> Iterator[Spectra]:
     """Yield the merged spectra of one file, or of the camera files of one exposure."""
     with ExitStack() as stack:
-        files = [_open(path, stack) for path in paths]
+        files = [open_checked(path, stack) for path in paths]
         try:
             exposure = _assemble(files)
         except Exception as error:
             fault = fault_of(source, error)
             reason = fault.reason if fault.path == source else f"{fault.path.name}: {fault.reason}"
-            promised = max(file.n_spectra for file in files)
+            promised = max(_promised(file) for file in files)
             raise ReadError(source, reason, fault.flag, promised) from error
         n = len(exposure.flags)
         for start in range(0, n, batch):
             yield exposure.read(slice(start, min(start + batch, n)))
 
 
+def _group(path: Path) -> str:
+    """Return the key that the camera files of one spectrograph and exposure share; others stand alone."""
+    frame = _CFRAME.fullmatch(path.name)
+    return f"{path.parent}/cframe-{frame['spectrograph']}-{frame['exposure']}" if frame else str(path)
+
+
 def _exposures(paths: Sequence[Path]) -> list[list[Path]]:
     """Return the paths, camera files of one spectrograph and exposure together in the place of the first."""
-    groups: dict[tuple[Any, ...], list[Path]] = {}
-    seen: Counter[tuple[Any, ...]] = Counter()
+    groups: dict[tuple[str, int], list[Path]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
     for path in paths:
+        key = _group(path)
         frame = _CFRAME.fullmatch(path.name)
-        key = (path.parent, frame["spectrograph"], frame["exposure"]) if frame else (path,)
-        camera = (*key, frame["camera"] if frame else "")
+        camera = (key, frame["camera"] if frame else "")
         # A camera named again begins another exposure: no file is dropped, or merged with itself.
-        groups.setdefault((*key, seen[camera]), []).append(path)
+        groups.setdefault((key, seen[camera]), []).append(path)
         seen[camera] += 1
     return list(groups.values())
 
@@ -352,34 +296,11 @@ def read(paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
         yield from read_files("desi", group[:1], partial(_read_exposure, group, batch))
 
 
-def _redshifts(file: _File) -> list[tuple[int, str, float, int]]:
-    """Return TARGETID, SPECTYPE, Z and ZWARN of each row of a redrock or zbest file."""
-    if file.fault:
-        raise ReadError(file.path, file.fault, n_spectra=file.n_spectra)
-    table = next((file.hdus[name].data for name in _REDROCK if name in file.hdus), None)
-    if table is None:
-        raise ReadError(file.path, f"it has no HDU {' or '.join(_REDROCK)}, so it is no redrock file")
-    spectype = [name.strip() for name in table["SPECTYPE"].tolist()]
-    numbers = (table[name].tolist() for name in ("TARGETID", "Z", "ZWARN"))
-    return [(target, kind, z, flag) for kind, target, z, flag in zip(spectype, *numbers, strict=True)]
-
-
 def _matched(exposure: _Exposure, fitted: Sequence[tuple[int, str, float, int]]) -> list[Any]:
     """Return for each spectrum the first row of its TARGETID, or one that says that there is none."""
     row_of = {str(row[0]): row for row in reversed(fitted)}
     ids = zip(exposure.ids["OBJID"], exposure.ids["TARGETID"].tolist(), strict=True)
     return [row_of.get(objid, (target, "", np.nan, -1)) for objid, target in ids]
-
-
-def _beside(path: Path) -> Path:
-    """Return the redrock or zbest file that belongs to a coadd or spectra file."""
-    match = _SPECTRA.fullmatch(path.name)
-    names = [f"{kind}-{match['what']}.fits" for kind in ("redrock", "zbest")] if match else []
-    for name in (name + suffix for name in names for suffix in ("", ".gz")):
-        if path.with_name(name).exists():
-            return path.with_name(name)
-    wanted = " or ".join(names) or "redrock file known by its name (coadd-* and spectra-* have one)"
-    raise ReadError(path, f"there is no {wanted} beside it to take the truth from")
 
 
 def truth(path: Path) -> Table:
@@ -404,13 +325,13 @@ def truth(path: Path) -> Table:
     """
     try:
         with ExitStack() as stack:
-            file = _open(path, stack)
-            if any(name in file.hdus for name in _REDROCK):
-                rows = _redshifts(file)
+            file = open_checked(path, stack)
+            if any(name in file.hdus for name in REDROCK):
+                rows = redshifts(file)
                 objid = [str(target) for target, *_ in rows]
             else:
                 exposure = _assemble([file])
-                rows = _matched(exposure, _redshifts(_open(_beside(path), stack)))
+                rows = _matched(exposure, redshifts(open_checked(beside(path), stack)))
                 objid = exposure.ids["OBJID"].tolist()
     except Exception as error:
         raise fault_of(path, error) from error
@@ -433,9 +354,10 @@ ARCHIVES = (
     Archive(
         name="desi",
         title="DESI coadd, spectra and cframe files",
-        file_name=re.compile(f"{_SPECTRA.pattern}|{_CFRAME.pattern}"),
+        file_name=re.compile(f"{SPECTRA_NAME.pattern}|{_CFRAME.pattern}"),
         recognise=_recognise,
         read=read,
         truth=truth,
+        group=_group,
     ),
 )
