@@ -219,3 +219,13 @@ def test_the_cameras_of_one_exposure_stay_together(tmp_path: Path, monkeypatch: 
     units = pipeline.plan(expand([tmp_path]))
     frames = [[path.name[7:9] for path in unit.paths] for unit in units]
     assert frames == [["b0", "r0", "z0"], ["b1", "r1", "z1"]]
+
+
+def test_linked_folders_are_followed_once_even_when_they_lead_back(tmp_path: Path) -> None:
+    elsewhere, tree = tmp_path / "elsewhere", tmp_path / "tree"
+    for folder in (elsewhere, tree):
+        folder.mkdir()
+    write_spec(elsewhere / "spec-0001-60000-0001.fits", fiber=1)
+    (tree / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(tree)
+    assert [path.name for path, _ in expand([tree]).files] == ["spec-0001-60000-0001.fits"]

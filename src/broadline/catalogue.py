@@ -61,7 +61,12 @@ _IDENTITY = (
     Column("OBJID", pa.string(), "", "Name of the object, as its archive writes it"),
     Column("RA", pa.float64(), "deg", "Right ascension"),
     Column("DEC", pa.float64(), "deg", "Declination"),
-    Column("SN_MEDIAN", pa.float32(), "", "Median signal-to-noise ratio of the good pixels"),
+    Column(
+        "SN_MEDIAN",
+        pa.float32(),
+        "",
+        "Median signal-to-noise ratio per pixel, over bins with data",
+    ),
     Column("PLATE", pa.int32(), "", "SDSS plate"),
     Column("MJD", pa.int32(), "", "SDSS modified Julian date of the observation"),
     Column("FIBERID", pa.int32(), "", "SDSS fibre"),
@@ -84,7 +89,7 @@ _VERDICT = (
     Column("P_QSO", pa.float32(), "", "Probability that the object is a quasar; needs a calibrated model"),
     Column("P_Z", pa.float32(), "", "Probability that Z is right; needs a calibrated model"),
     Column("P_BAL", pa.float32(), "", "Probability of broad absorption; needs a calibrated model"),
-    Column("NEEDS_VI", pa.bool_(), "", "The verdict rests on too little: inspect by eye"),
+    Column("NEEDS_VI", pa.bool_(), "", "Exactly one emission line found: inspect by eye"),
 )
 
 _FLAGS = Column("FLAGS", pa.int32(), "", "Bit mask: what is wrong with the spectrum; 0 if nothing")

@@ -146,7 +146,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, onerror=_refuse):
+    entered: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        if (place := os.path.realpath(root)) in entered:  # a link back up would never end
+            folders.clear()
+            continue
+        entered.add(place)
         folders.sort()
         for name in sorted(names):
             if _SUFFIX.fullmatch(name) and not name.startswith("."):

@@ -311,6 +311,7 @@ def provenance(model: Model) -> dict[str, str]:
     """Return what a catalogue says of its making: version, model, rule, command and date."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    weights = model.recipe.card.get("file_sha256")  # of imported weights: a checksum that can be looked up
     return {
         "version": __version__,
         "model": model.name,
@@ -318,6 +319,11 @@ def provenance(model: Model) -> dict[str, str]:
         "precision": model.precision,
         "rule": f"c_th={model.rule.c_th} l_min={model.rule.l_min} c_th_bal={model.rule.c_th_bal}",
         "empty_bins": model.representation.empty,
+        # of imported weights, the file they came from: its checksum can be looked up
+        **(
+            {"weights_sha256": model.recipe.card["file_sha256"]} if "file_sha256" in model.recipe.card else {}
+        ),
+        **({"weights_sha256": weights} if weights else {}),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": now.isoformat(timespec="seconds"),
     }

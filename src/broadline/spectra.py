@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,12 +156,10 @@ def mend(
         ``Flag.NON_FINITE`` and ``Flag.NEGATIVE_IVAR`` where that was so.
     """
     flags = np.zeros(len(flux), dtype=np.uint32)
-    # A sum is finite only if every term is; an overflow to infinity costs a second look, no more.
-    if (
-        np.isfinite(flux.sum(dtype=np.float64))
-        and np.isfinite(ivar.sum(dtype=np.float64))
-        and not (ivar.size and ivar.min() < 0)
-    ):
+    # A sum is finite only if every term is; where only the sum overflows, a second look costs a little time.
+    with np.errstate(over="ignore", invalid="ignore"):
+        clean = np.isfinite(flux.sum()) and np.isfinite(ivar.sum()) and not (ivar.size and ivar.min() < 0)
+    if clean:
         return flux, ivar, flags
     broken = ~(np.isfinite(flux) & np.isfinite(ivar))
     negative = ~broken & (ivar < 0)
@@ -171,8 +168,3 @@ def mend(
     mark(flags, np.any(negative, axis=1), Flag.NEGATIVE_IVAR)
     bad = broken | negative
     return np.where(bad, np.float32(0), flux), np.where(bad, np.float32(0), ivar), flags
-
-
-def as_path(path: str | Path) -> Path:
-    """Return `path` as a Path with ``~`` expanded."""
-    return Path(path).expanduser()

@@ -25,7 +25,6 @@ from broadline.errors import UsageError
 from broadline.fits_table import Parts, catalogue_sheet, kept_columns, write_fits
 from broadline.layouts import LAYOUTS
 from broadline.lines import LINES, Line
-from broadline.spectra import as_path
 
 __all__ = ["ROW_GROUP", "SUFFIXES", "CatalogueWriter"]
 
@@ -70,7 +69,7 @@ class CatalogueWriter:
         meta: Mapping[str, str],
         layout: str | None = None,
     ) -> None:
-        self._shown = as_path(path)
+        self._shown = Path(path).expanduser()
         # A link stays a link: what it points to is replaced.
         self._path = Path(os.path.realpath(self._shown))
         self._lines = [LINES.get(x, Line(x, float("nan"))) if isinstance(x, str) else x for x in lines]

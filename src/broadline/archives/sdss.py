@@ -35,6 +35,24 @@ from broadline.spectra import Spectra
 __all__ = ["ARCHIVES", "read_spec_astropy", "read_spec_fast"]
 
 _NAME = re.compile(r"spec-(?P<plate>\d{4,6})p?-(?P<mjd>\d{5})-(?P<fiber>\d{4,})\.fits?(\.gz)?")
+# What is wanted of the pipeline's row, which has over 200 columns.
+_RESULT = frozenset(
+    [
+        "OBJTYPE",
+        "SOURCETYPE",
+        "RA",
+        "DEC",
+        "PLUG_RA",
+        "PLUG_DEC",
+        "THING_ID",
+        "PLATE",
+        "MJD",
+        "FIBERID",
+        "CLASS",
+        "Z",
+        "ZWARNING",
+    ]
+)
 _FIRST_READ = 1 << 18  # a lite file is 219 kB; the exposures of a full file lie behind what is needed
 _BLOCK = 2880
 _END = re.compile(rb"END {77}")
@@ -60,12 +78,19 @@ class _Columns(NamedTuple):
     end: int  # bytes of header and data, padded to blocks
 
 
-def read_spec_fast(path: Path) -> Single | None:
-    """Read a spec file of the usual layout without a FITS library; None if its layout is another.
+class _Parts(NamedTuple):
+    """A file of the usual layout, its arrays still in the bytes read."""
+
+    header: _Cards
+    pixels: NDArray[Any]
+    result: dict[str, Any]
+
+
+def _parse(path: Path) -> _Parts | None:
+    """Return the parts of a spec file of the usual layout; None if its layout is another.
 
     The layout: a primary HDU without data; HDU 1 a binary table with float32 flux, loglam and ivar and an
-    int32 and_mask; HDU 2 a binary table of one row. What it returns is equal to what `read_spec_astropy`
-    returns, bit for bit.
+    int32 and_mask; HDU 2 a binary table of one row.
     """
     content = _read_start(path)
     primary = _header_end(content, 0)
@@ -77,15 +102,26 @@ def read_spec_fast(path: Path) -> Single | None:
     columns = _spec_columns(bytes(content[primary:table])) if table else None
     if table is None or columns is None or table + columns.dtype.itemsize * columns.rows > len(content):
         return None
-    pixels = np.frombuffer(content, columns.dtype, columns.rows, table)
-    index = lattice_index(pixels["loglam"])
-    if index is None:
-        return None
     result = _result_row(path, content, table + columns.end)
     if result is None:
         return None
+    pixels = np.frombuffer(content, columns.dtype, columns.rows, table)
+    return _Parts(_Cards(content[:primary]), pixels, result)
+
+
+def read_spec_fast(path: Path) -> Single | None:
+    """Read a spec file of the usual layout without a FITS library; None if its layout is another.
+
+    What it returns is equal to what `read_spec_astropy` returns, bit for bit.
+    """
+    parts = _parse(path)
+    if parts is None:
+        return None
+    header, pixels, result = parts
+    index = lattice_index(pixels["loglam"])
+    if index is None:
+        return None
     ivar = masked_ivar(pixels["ivar"].astype(np.float32), pixels["and_mask"])
-    header = _Cards(content[:primary])
     ids = _identity(path, header, result)
     return Single(path, int(index[0]), pixels["flux"].astype(np.float32), ivar, _sky_flag(result), ids)
 
@@ -189,20 +225,8 @@ def _result_dtype(header: bytes) -> np.dtype[Any] | None:
     table = _table_dtype(cards)
     if table is None or cards["NAXIS2"] != 1:
         return None
-    wanted = {
-        "OBJTYPE",
-        "SOURCETYPE",
-        "RA",
-        "DEC",
-        "PLUG_RA",
-        "PLUG_DEC",
-        "THING_ID",
-        "PLATE",
-        "MJD",
-        "FIBERID",
-    }
     fields: Any = table.fields
-    names = [name for name in table.names or () if name.upper() in wanted]
+    names = [name for name in table.names or () if name.upper() in _RESULT]
     return np.dtype(
         {
             "names": [name.upper() for name in names],
@@ -306,9 +330,12 @@ def _identity(path: Path, header: Any, result: dict[str, Any]) -> dict[str, Any]
 
 
 def _sky_flag(result: dict[str, Any]) -> int:
-    kinds = [result.get(name) for name in ("OBJTYPE", "SOURCETYPE")]
-    texts = [kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind) for kind in kinds]
-    return int(Flag.SKY_FIBRE) if any(text.strip().upper() == "SKY" for text in texts) else 0
+    kinds = [_text(result.get(name, "")).upper() for name in ("OBJTYPE", "SOURCETYPE")]
+    return int(Flag.SKY_FIBRE) if "SKY" in kinds else 0
+
+
+def _text(value: Any) -> str:
+    return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip()
 
 
 def truth(path: Path) -> Table:
@@ -319,18 +346,22 @@ def truth(path: Path) -> Table:
     ReadError
         If the file has no such row.
     """
-    with open_fits(path) as hdus:
-        result = _astropy_row(hdus)
-        if not {"CLASS", "Z"} <= set(result):
-            raise ReadError(path, "it has no row of pipeline results (CLASS, Z, ZWARNING)")
-        ids = _identity(path, hdus[0].header, result)
+    parts = _parse(path)
+    if parts:
+        result, ids = parts.result, _identity(path, parts.header, parts.result)
+    else:
+        with open_fits(path) as hdus:
+            result = _astropy_row(hdus)
+            ids = _identity(path, hdus[0].header, result)
+    if not {"CLASS", "Z"} <= set(result):
+        raise ReadError(path, "it has no row of pipeline results (CLASS, Z, ZWARNING)")
     return truth_table(
         path,
         OBJID=[ids["OBJID"]],
         PLATE=[ids["PLATE"]],
         MJD=[ids["MJD"]],
         FIBERID=[ids["FIBERID"]],
-        CLASS=[str(result["CLASS"]).strip()],
+        CLASS=[_text(result["CLASS"])],
         Z=[float(result["Z"])],
         ZWARNING=[int(result.get("ZWARNING", -1))],
     )
