@@ -178,14 +178,14 @@ def test_truncated_gzip(fraction: float, survey: Path, judge: Judge) -> None:
     judge(1, Flag.UNREADABLE)
 
 
-@pytest.mark.parametrize("n_rows", [10**6, 2 * 10**9, 4000, 2])
+@pytest.mark.parametrize("n_rows", [10**6, 2 * 10**9, 4700, 4000, 2])
 def test_header_that_lies_about_the_size(n_rows: int, survey: Path, judge: Judge) -> None:
     """A header that promises far too much, or less than there is."""
     set_card(write_spec(survey / BAD, fiber=3), 1, "NAXIS2", n_rows)
     judge(1, Flag.UNREADABLE)
 
 
-@pytest.mark.parametrize("n_rows", [4601, 4700, -1])
+@pytest.mark.parametrize("n_rows", [4601, -1])
 def test_header_that_takes_other_bytes_for_pixels(n_rows: int, survey: Path, judge: Judge) -> None:
     set_card(write_spec(survey / BAD, fiber=3), 1, "NAXIS2", n_rows)
     judge(0, Flag.BAD_WAVELENGTH)

@@ -77,7 +77,7 @@ def classify(
     archive: ArchiveName = None,
     layout: Annotated[str | None, typer.Option(help="Drop-in layout: qnall | drq | desi-qn (FITS).")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [as many as cores].")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Spectra a batch; bounds the memory of a worker.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Spectra a batch; bounds the memory of a worker.")] = 256,
 ) -> None:
     """Classify spectra: one catalogue row for every spectrum, in input order.
 

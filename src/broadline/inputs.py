@@ -178,7 +178,7 @@ def _companions_together(files: list[tuple[Path, str]]) -> list[tuple[Path, str]
 
 
 def read(
-    names: str | Path | Sequence[str | Path], archive: str | None = None, batch: int = 512
+    names: str | Path | Sequence[str | Path], archive: str | None = None, batch: int = 256
 ) -> Iterator[Spectra]:
     """Yield the spectra of some files, in input order, in batches that share a wavelength grid.
 

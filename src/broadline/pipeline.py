@@ -6,14 +6,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +166,7 @@ def _size(path: Path) -> int:
         return 0  # the reader will say what is wrong
 
 
-def classify_unit(unit: Unit, model: Model, batch: int) -> tuple[pa.Table, list[str]]:
+def classify_unit(unit: Unit, model: Model, batch: int) -> _Result:
     """Return the catalogue rows of a unit and the reasons for files that could not be read.
 
     A pure function of its arguments and the files: any engine may run it, anywhere, again.
@@ -179,6 +181,7 @@ def classify_unit(unit: Unit, model: Model, batch: int) -> tuple[pa.Table, list[
     return pa.concat_tables(tables), notes
 
 
+_Result = tuple["pa.Table", list[str]]
 _worker: tuple[Model, int] | None = None
 
 
@@ -188,7 +191,7 @@ def _start_worker(choice: ModelChoice, threads: int, batch: int) -> None:
     _worker = (choice.load(threads), batch)
 
 
-def _work(unit: Unit) -> tuple[pa.Table, list[str]]:
+def _work(unit: Unit) -> _Result:
     assert _worker is not None
     return classify_unit(unit, *_worker)
 
@@ -198,51 +201,103 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _results(
-    units: Sequence[Unit], choice: ModelChoice, model: Model, workers: int, batch: int
-) -> Iterator[tuple[Unit, pa.Table, list[str]]]:
-    """Yield each unit's rows in input order; at most two units a worker are under way at a time."""
-    if workers == 1:
-        for unit in units:
-            yield (unit, *classify_unit(unit, model, batch))
-        return
-    threads = max(1, available_cores() // workers)
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, context, _start_worker, (choice, threads, batch)) as pool:
-        queue: deque[tuple[Unit, Future[tuple[pa.Table, list[str]]]]] = deque()
-        waiting = iter(units)
+class _Workers:
+    """Worker processes that classify units. At most two units a worker are under way at a time.
+
+    Use as a context manager.
+    """
+
+    def __init__(
+        self, context: BaseContext, units: Sequence[Unit], choice: ModelChoice, n: int, batch: int
+    ) -> None:
+        threads = max(1, available_cores() // n)
+        self.others = set(multiprocessing.active_children())
+        self.pool = ProcessPoolExecutor(n, context, _start_worker, (choice, threads, batch))
+        self.waiting = iter(units)
+        self.queue: deque[tuple[Unit, Future[_Result]]] = deque()
+        self.at_once = 2 * n
+
+    def _submit(self) -> None:
+        if (unit := next(self.waiting, None)) is not None:
+            with _deaf_children():
+                self.queue.append((unit, self.pool.submit(_work, unit)))
+
+    def __enter__(self) -> _Workers:
         try:
-            while True:
-                while len(queue) < 2 * workers and (following := next(waiting, None)) is not None:
-                    with _deaf_children():
-                        queue.append((following, pool.submit(_work, following)))
-                if not queue:
-                    return
-                unit, future = queue.popleft()
-                yield (unit, *future.result())
-        except BrokenProcessPool as error:
-            raise BroadlineError(
-                "a worker process was killed, perhaps for lack of memory; try fewer --workers"
-            ) from error
+            for _ in range(self.at_once):
+                self._submit()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
+            self._abandon()
             raise
+        return self
+
+    def __iter__(self) -> Iterator[tuple[Unit, _Result]]:
+        """Yield each unit with its rows, in input order."""
+        while self.queue:
+            unit, future = self.queue.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool as error:
+                raise BroadlineError(
+                    "a worker process was killed, perhaps for lack of memory; try fewer --workers"
+                ) from error
+            self._submit()
+            yield unit, result
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.pool.shutdown()
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """End the workers where they are, and wait until they have ended: what they share goes with this."""
+        workers = set(multiprocessing.active_children()) - self.others
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+        self.pool.shutdown(cancel_futures=True)
+
+
+def _prepare_workers(choice: ModelChoice) -> BaseContext:
+    """Return how workers are started: as copies of one process that imports all they need, where that is had.
+
+    That process starts here and imports while this one loads the model. A plain fork of this one would
+    inherit its threads in an unknown state.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker
+
+    context = multiprocessing.get_context("forkserver")
+    needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime"]
+    context.set_forkserver_preload(needed + ["broadline.networks.quasarnet"] * (choice.precision != "fp32"))
+    resource_tracker.ensure_running()  # first: where it starts, it unblocks interrupts
+    with _deaf_children():
+        forkserver.ensure_running()
+    return context
 
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Let processes started inside never hear of an interrupt from the keyboard: this one ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Let processes started inside never hear of an interrupt from the keyboard: this one ends them.
+
+    An interrupt meanwhile is raised at the end, as a process half started could not be ended.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    interrupts: list[object] = []
+    handler = signal.signal(signal.SIGINT, lambda *call: interrupts.append(call))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 def classify(
@@ -253,7 +308,7 @@ def classify(
     archive: str | None = None,
     layout: str | None = None,
     workers: int | None = None,
-    batch: int = 512,
+    batch: int = 256,
     on_inputs: Callable[[Inputs, Model], None] | None = None,
     on_unit: Callable[[Unit, Summary, float], None] | None = None,
 ) -> Summary:
@@ -291,14 +346,21 @@ def classify(
     inputs = expand(names, archive)
     units = plan(inputs)
     workers = min(workers or available_cores(), len(units))
-    model = choice.load(None if workers == 1 else 1)
-    if on_inputs:
-        on_inputs(inputs, model)
     summary = Summary()
     total = sum(unit.n_bytes for unit in units) or 1
     done = 0
-    with CatalogueWriter(output, model.lines, provenance(model), layout) as writer:
-        for unit, table, notes in _results(units, choice, model, workers, batch):
+    with ExitStack() as stack:
+        context = _prepare_workers(choice) if workers > 1 else None
+        model = choice.load(1 if context else None)
+        if on_inputs:
+            on_inputs(inputs, model)
+        writer = stack.enter_context(CatalogueWriter(output, model.lines, provenance(model), layout))
+        results: Iterable[tuple[Unit, _Result]]
+        if context:
+            results = stack.enter_context(_Workers(context, units, choice, workers, batch))
+        else:
+            results = ((unit, classify_unit(unit, model, batch)) for unit in units)
+        for unit, (table, notes) in results:
             writer.append(table)
             summary.add(table, notes)
             done += unit.n_bytes
