@@ -29,10 +29,12 @@ from astropy.io import fits
 
 from broadline.decision import Rule
 from broadline.lines import LEGACY_LINES
-from broadline.model import Recipe, load_model, save_model
+from broadline.model import load_model, save_model
 from broadline.networks.architecture import Parameters, QuasarNETConfig
+from broadline.recipe import Recipe
 from broadline.representation import Representation
 from broadline.runtime import Runtime
+from markers import write_between
 
 N_PIXELS, FIRST = 4600, 35530
 
@@ -316,6 +318,8 @@ def main() -> None:
         rows = measure(Path(folder), options)
     cores = len(os.sched_getaffinity(0))
     lines = [
+        f"    python benchmarks/classify.py {' '.join(shown(options))}",
+        "",
         f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, "
         f"{time.strftime('%Y-%m-%d')}; median (best).",
         "",
@@ -325,7 +329,13 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if options.output:
-        options.output.write_text(__doc__.split("\n")[0] + "\n\n" + "\n".join(lines) + "\n")
+        write_between(options.output, "classify.py", "\n".join(lines))
+
+
+def shown(options: argparse.Namespace) -> list[str]:
+    """Return the options that were given, paths without their folders."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    return [f"--{name} {value.name if isinstance(value, Path) else value}" for name, value in given.items()]
 
 
 def measure(folder: Path, options: argparse.Namespace) -> list[tuple[str, str, str]]:

@@ -32,8 +32,8 @@ from broadline.flags import UNCLASSIFIED, Flag
 from broadline.model import Model, load_model
 from broadline.pipeline import ModelChoice, classify, provenance
 from broadline.spectra import Spectra
+from markers import write_between
 
-BEGIN, END = "<!-- real_sky.py: begin -->", "<!-- real_sky.py: end -->"
 NOTHING = "—"
 C_TH = 0.4  # QuasarNP has no decision rule of its own: the paper's, section 4.1, which is broadline's default
 SAME_PLACE_ARCSEC = 2.0
@@ -724,16 +724,6 @@ a machine that did other work too; not the project's measurement of speed:
 """
 
 
-def write(path: Path, body: str) -> None:
-    """Put the tables into a Markdown file, between its markers; what is written outside them stays."""
-    block = f"{BEGIN}\n{body}\n{END}"
-    text = path.read_text() if path.exists() else f"# Results on real spectra\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{path} has no markers {BEGIN} and {END}: add them where the tables belong")
-    before, rest = text.split(BEGIN, 1)
-    path.write_text(before + block + rest.split(END, 1)[1])
-
-
 _STARTED = time.perf_counter()
 
 
@@ -757,7 +747,7 @@ def main() -> None:
     body = report(options.data, options)
     print(body)
     if options.output:
-        write(options.output, body)
+        write_between(options.output, "real_sky.py", body)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from broadline.decision import Rule
 from broadline.finders import encode
 from broadline.lines import QUASARNET_LINES
-from broadline.model import Recipe, save_model
+from broadline.model import save_model
 from broadline.networks.architecture import Convolution, QuasarNETConfig
 from broadline.networks.quasarnet import QuasarNET
+from broadline.recipe import Recipe
 from broadline.representation import Representation
 from synthetic import simulate
 

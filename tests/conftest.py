@@ -53,8 +53,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from broadline.decision import Rule
     from broadline.lines import QUASARNET_LINES
-    from broadline.model import Recipe, save_model
+    from broadline.model import save_model
     from broadline.networks.architecture import Convolution, QuasarNETConfig
+    from broadline.recipe import Recipe
     from broadline.representation import Representation
 
     layers = (Convolution(6, 10, 4), Convolution(6, 10, 4))

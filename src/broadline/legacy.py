@@ -19,8 +19,8 @@ from broadline.decision import Rule
 from broadline.errors import ModelError
 from broadline.grid import QUASARNET_LOG, Grid
 from broadline.lines import LEGACY_LINES
-from broadline.model import Recipe
 from broadline.networks.architecture import Convolution, QuasarNETConfig, check_parameters
+from broadline.recipe import Recipe
 from broadline.representation import Representation
 
 __all__ = ["import_keras"]

@@ -1,25 +1,25 @@
-"""Model: network, representation, lines, decision rule and card in one file; models by name."""
+"""Model: a trained network with all it needs to turn spectra into catalogue rows; models by name."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from broadline.decision import Rule, decide
+from broadline.decision import decide
 from broadline.errors import BroadlineError, ModelError
 from broadline.finders import decode
 from broadline.flags import UNCLASSIFIED, Flag, mark
 from broadline.lines import Line
-from broadline.networks.architecture import Parameters, QuasarNETConfig
+from broadline.networks.architecture import Parameters
+from broadline.recipe import Recipe
 from broadline.representation import Representation
 from broadline.runtime import OnnxRuntime, Precision, Runtime, TorchRuntime
 from broadline.spectra import Spectra
@@ -42,7 +42,6 @@ __all__ = [
 #: The model that is used when none is named.
 DEFAULT = "default"
 
-_FORMAT = 1
 _KEY, _DIGEST_KEY, _BLANK = "broadline", "broadline_digest", "0" * 64
 # The first bytes of files that people hand over as models by mistake, or that must never be loaded.
 _FOREIGN = {
@@ -54,73 +53,6 @@ _FOREIGN = {
     b"SIMPLE  =": "it is a FITS file; spectra are given without --model",
 }
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything about a model but its parameters; stored as JSON in the model file.
-
-    Attributes
-    ----------
-    name : str
-    network : QuasarNETConfig
-    representation : Representation
-    lines : tuple of Line
-        In the order of the network's finders.
-    rule : Rule
-        The decision rule it was made for, unless the caller gives another.
-    card : dict of str to str
-        For people: origin, what it was trained on, scores, known failures.
-    """
-
-    name: str
-    network: QuasarNETConfig
-    representation: Representation
-    lines: tuple[Line, ...]
-    rule: Rule
-    card: dict[str, str]
-
-    def __post_init__(self) -> None:
-        if len(self.lines) != self.network.n_lines:
-            raise ValueError(f"{len(self.lines)} lines for a network of {self.network.n_lines} finders")
-        if self.representation.grid.size != self.network.n_pixels:
-            raise ValueError("the representation's grid and the network's input differ in size")
-        if not any(not line.bal for line in self.lines):
-            raise ValueError("a model needs at least one emission line")
-
-    def to_json(self) -> str:
-        """Return the recipe as JSON; `from_json` is its inverse."""
-        fields = {
-            "format": _FORMAT,
-            "name": self.name,
-            "network": self.network.to_dict(),
-            "representation": self.representation.to_dict(),
-            "lines": [asdict(line) for line in self.lines],
-            "rule": asdict(self.rule),
-            "card": self.card,
-        }
-        return json.dumps(fields, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Recipe:
-        """Return the recipe that `to_json` wrote.
-
-        Raises
-        ------
-        ValueError, TypeError, KeyError
-            If it is not such a text.
-        """
-        fields = json.loads(text)
-        if fields["format"] != _FORMAT:
-            raise ValueError(f"model format {fields['format']} is not known to this version of broadline")
-        return cls(
-            name=str(fields["name"]),
-            network=QuasarNETConfig.from_dict(fields["network"]),
-            representation=Representation.from_dict(fields["representation"]),
-            lines=tuple(Line(**line) for line in fields["lines"]),
-            rule=Rule(**fields["rule"]),
-            card={str(key): str(value) for key, value in fields["card"].items()},
-        )
 
 
 class Model:

@@ -1,0 +1,82 @@
+"""Recipe: everything about a model but its parameters, as it is stored in the model file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from broadline.decision import Rule
+from broadline.lines import Line
+from broadline.networks.architecture import QuasarNETConfig
+from broadline.representation import Representation
+
+__all__ = ["Recipe"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything about a model but its parameters; stored as JSON in the model file.
+
+    Attributes
+    ----------
+    name : str
+    network : QuasarNETConfig
+    representation : Representation
+    lines : tuple of Line
+        In the order of the network's finders.
+    rule : Rule
+        The decision rule it was made for, unless the caller gives another.
+    card : dict of str to str
+        For people: origin, what it was trained on, scores, known failures.
+    """
+
+    name: str
+    network: QuasarNETConfig
+    representation: Representation
+    lines: tuple[Line, ...]
+    rule: Rule
+    card: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if len(self.lines) != self.network.n_lines:
+            raise ValueError(f"{len(self.lines)} lines for a network of {self.network.n_lines} finders")
+        if self.representation.grid.size != self.network.n_pixels:
+            raise ValueError("the representation's grid and the network's input differ in size")
+        if not any(not line.bal for line in self.lines):
+            raise ValueError("a model needs at least one emission line")
+
+    def to_json(self) -> str:
+        """Return the recipe as JSON; `from_json` is its inverse."""
+        fields = {
+            "format": _FORMAT,
+            "name": self.name,
+            "network": self.network.to_dict(),
+            "representation": self.representation.to_dict(),
+            "lines": [asdict(line) for line in self.lines],
+            "rule": asdict(self.rule),
+            "card": self.card,
+        }
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Return the recipe that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If it is not such a text.
+        """
+        fields = json.loads(text)
+        if fields["format"] != _FORMAT:
+            raise ValueError(f"model format {fields['format']} is not known to this version of broadline")
+        return cls(
+            name=str(fields["name"]),
+            network=QuasarNETConfig.from_dict(fields["network"]),
+            representation=Representation.from_dict(fields["representation"]),
+            lines=tuple(Line(**line) for line in fields["lines"]),
+            rule=Rule(**fields["rule"]),
+            card={str(key): str(value) for key, value in fields["card"].items()},
+        )

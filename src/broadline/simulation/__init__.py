@@ -1,0 +1,1 @@
+"""Simulated surveys: sources, absorption, instruments. Arrays only; nothing here imports torch."""
