@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from broadline.archives.base import (
     open_fits,
     truth_table,
 )
+from broadline.archives.narrow import BLOCK, Cards, header_end, table_layout
 from broadline.archives.singles import Single, gather, lattice_index
 from broadline.errors import ReadError
 from broadline.flags import Flag
@@ -53,9 +53,9 @@ _RESULT = frozenset(
         "ZWARNING",
     ]
 )
+# Pixel columns that the narrow reader takes, and the only types it takes them in.
+_PIXELS = {"FLUX": ">f4", "LOGLAM": ">f4", "IVAR": ">f4", "AND_MASK": ">i4"}
 _FIRST_READ = 1 << 18  # a lite file is 219 kB; the exposures of a full file lie behind what is needed
-_BLOCK = 2880
-_END = re.compile(rb"END {77}")
 
 
 def read_spec(paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
@@ -70,18 +70,10 @@ def _read_one(path: Path) -> Single:
 # ---- the narrow reader, for one layout and much faster than astropy on it
 
 
-class _Columns(NamedTuple):
-    """Where the columns of HDU 1 lie."""
-
-    dtype: np.dtype[Any]
-    rows: int
-    end: int  # bytes of header and data, padded to blocks
-
-
 class _Parts(NamedTuple):
     """A file of the usual layout, its arrays still in the bytes read."""
 
-    header: _Cards
+    header: Cards
     pixels: NDArray[Any]
     result: dict[str, Any]
 
@@ -93,20 +85,20 @@ def _parse(path: Path) -> _Parts | None:
     int32 and_mask; HDU 2 a binary table of one row.
     """
     content = _read_start(path)
-    primary = _header_end(content, 0)
+    primary = header_end(content, 0)
     if primary is None or not content.startswith(b"SIMPLE  ="):
         return None
-    if content[primary : primary + 8] != b"XTENSION":
+    start = header_end(content, primary) if content[primary : primary + 8] == b"XTENSION" else None
+    layout = table_layout(content[primary:start], frozenset(_PIXELS)) if start is not None else None
+    if start is None or layout is None or layout.rows < 2 or start + layout.size > len(content):
         return None
-    table = _header_end(content, primary)
-    columns = _spec_columns(bytes(content[primary:table])) if table else None
-    if table is None or columns is None or table + columns.dtype.itemsize * columns.rows > len(content):
+    if any(layout.kind(name) != kind for name, kind in _PIXELS.items()):
         return None
-    result = _result_row(path, content, table + columns.end)
+    result = _result_row(path, content, start + -(-layout.size // BLOCK) * BLOCK)
     if result is None:
         return None
-    pixels = np.frombuffer(content, columns.dtype, columns.rows, table)
-    return _Parts(_Cards(content[:primary]), pixels, result)
+    pixels = np.frombuffer(content, layout.dtype, layout.rows, start)
+    return _Parts(Cards(content[:primary]), pixels, result)
 
 
 def read_spec_fast(path: Path) -> Single | None:
@@ -118,12 +110,12 @@ def read_spec_fast(path: Path) -> Single | None:
     if parts is None:
         return None
     header, pixels, result = parts
-    index = lattice_index(pixels["loglam"])
+    index = lattice_index(pixels["LOGLAM"])
     if index is None:
         return None
-    ivar = masked_ivar(pixels["ivar"].astype(np.float32), pixels["and_mask"])
+    ivar = masked_ivar(pixels["IVAR"].astype(np.float32), pixels["AND_MASK"])
     ids = _identity(path, header, result)
-    return Single(path, int(index[0]), pixels["flux"].astype(np.float32), ivar, _sky_flag(result), ids)
+    return Single(path, int(index[0]), pixels["FLUX"].astype(np.float32), ivar, _sky_flag(result), ids)
 
 
 def _read_start(path: Path) -> bytes:
@@ -138,120 +130,19 @@ def _read_start(path: Path) -> bytes:
     return content
 
 
-def _header_end(content: bytes, start: int) -> int | None:
-    """Return where the data of the HDU that starts at `start` begin, or None if its header is cut off."""
-    for match in _END.finditer(content, start):
-        if (match.start() - start) % 80 == 0:
-            end = match.end() - start
-            return start + -(-end // _BLOCK) * _BLOCK
-    return None
-
-
-@lru_cache(maxsize=4096)
-def _spec_columns(header: bytes) -> _Columns | None:
-    """Return the table layout that a header of HDU 1 describes; spectra of one length share one header."""
-    cards = fits.Header.fromstring(header)
-    table = _table_dtype(cards)
-    if table is None or cards["NAXIS2"] < 2:
-        return None
-    names = {name.lower(): name for name in table.names or ()}
-    wanted = {"flux": ">f4", "loglam": ">f4", "ivar": ">f4", "and_mask": ">i4"}
-    if any(name not in names or table[names[name]] != np.dtype(kind) for name, kind in wanted.items()):
-        return None
-    fields: Any = table.fields
-    dtype = np.dtype(
-        {
-            "names": list(wanted),
-            "formats": list(wanted.values()),
-            "offsets": [fields[names[name]][1] for name in wanted],
-            "itemsize": table.itemsize,
-        }
-    )
-    size = table.itemsize * cards["NAXIS2"] + cards["PCOUNT"]
-    return _Columns(dtype, cards["NAXIS2"], -(-size // _BLOCK) * _BLOCK)
-
-
-def _table_dtype(cards: fits.Header) -> np.dtype[Any] | None:
-    """Return the record of a binary table, or None if it scales columns or keeps them on a heap."""
-    if cards.get("XTENSION") != "BINTABLE" or cards.get("PCOUNT", 0) or "THEAP" in cards:
-        return None
-    # A scaled column is none of those read here: its name is hidden, its room is kept.
-    scaled = {i for i in range(cards["TFIELDS"]) if f"TSCAL{i + 1}" in cards or f"TZERO{i + 1}" in cards}
-    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
-    kinds = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1", "L": "u1", "A": "S"}
-    for i in range(cards["TFIELDS"]):
-        match = re.fullmatch(r"(\d*)([A-Z])", str(cards[f"TFORM{i + 1}"]).strip())
-        if match is None or match[2] not in kinds:
-            return None
-        count = int(match[1] or 1)
-        name = str(cards.get(f"TTYPE{i + 1}", "")).strip()
-        name = f"column {i}" if not name or i in scaled else name
-        if match[2] == "A":
-            fields.append((name, f"S{count}"))
-        else:
-            fields.append((name, kinds[match[2]]) if count == 1 else (name, kinds[match[2]], (count,)))
-    dtype = np.dtype(fields)
-    return dtype if dtype.itemsize == cards["NAXIS1"] else None
-
-
-_result_layouts: list[tuple[bytes, np.dtype[Any] | None]] = []
-
-
 def _result_row(path: Path, content: bytes, start: int) -> dict[str, Any] | None:
     """Return the row of HDU 2 with upper-case names, or None if it cannot be had from `content`."""
     if start >= len(content):
         return None
-    data = _header_end(content, start)
+    data = header_end(content, start)
     if content[start : start + 8] != b"XTENSION" or (data is None and len(content) < _FIRST_READ):
         # astropy would read what is left without a word
         raise ReadError(path, f"it is damaged or cut short: no HDU begins at byte {start}; fetch it again")
-    if data is None:
+    layout = table_layout(content[start:data], _RESULT) if data is not None else None
+    if data is None or layout is None or layout.rows != 1 or data + layout.dtype.itemsize > len(content):
         return None
-    header = content[start:data]
-    # Files of one release share this header of 40 kB: comparing it is faster than hashing it.
-    known = [layout for text, layout in _result_layouts if text == header]
-    dtype = known[0] if known else _result_dtype(header)
-    if not known:
-        _result_layouts.insert(0, (header, dtype))
-        del _result_layouts[8:]
-    if dtype is None or data + dtype.itemsize > len(content):
-        return None
-    row = np.frombuffer(content, dtype, 1, data)[0]
-    return {name: row[name] for name in dtype.names or ()}
-
-
-def _result_dtype(header: bytes) -> np.dtype[Any] | None:
-    cards = fits.Header.fromstring(header)
-    table = _table_dtype(cards)
-    if table is None or cards["NAXIS2"] != 1:
-        return None
-    fields: Any = table.fields
-    names = [name for name in table.names or () if name.upper() in _RESULT]
-    return np.dtype(
-        {
-            "names": [name.upper() for name in names],
-            "formats": [fields[name][0] for name in names],
-            "offsets": [fields[name][1] for name in names],
-            "itemsize": table.itemsize,
-        }
-    )
-
-
-class _Cards:
-    """Just enough of a header to look up a number by keyword."""
-
-    def __init__(self, header: bytes) -> None:
-        self.header = header
-
-    def get(self, keyword: str) -> float | None:
-        card = keyword.ljust(8).encode() + b"= "
-        at = self.header.find(card)
-        if at < 0 or at % 80:
-            return None
-        try:
-            return float(self.header[at + 10 : at + 80].split(b"/", 1)[0])
-        except ValueError:
-            return None
+    row = np.frombuffer(content, layout.dtype, 1, data)[0]
+    return {name: row[name] for name in layout.dtype.names or ()}
 
 
 # ---- any layout
@@ -297,16 +188,16 @@ def _astropy_row(hdus: fits.HDUList) -> dict[str, Any]:
     for hdu in hdus[1:]:
         if isinstance(hdu, fits.BinTableHDU) and hdu.header["NAXIS2"] == 1:
             row = hdu.data[0]
-            return {name.upper(): row[name] for name in hdu.columns.names}
+            return {name.upper(): row[name] for name in hdu.columns.names if name.upper() in _RESULT}
     return {}
 
 
 def _identity(path: Path, header: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """Return who the spectrum is: the primary header first, then the pipeline's row, then the file name."""
+    """Return who the spectrum is: the pipeline's row first, then the primary header, then the file name."""
     named = _NAME.fullmatch(path.name)
 
     def number(keywords: tuple[str, ...], group: str = "", missing: float = -1) -> float:
-        for source in (header, result):
+        for source in (result, header):
             for keyword in keywords:
                 value = source.get(keyword)
                 if value is not None:
