@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 import broadline
 from broadline import pipeline
-from broadline.errors import BroadlineError
+from broadline.errors import BroadlineError, ReadError
 from broadline.flags import Flag
 from broadline.pipeline import ModelChoice, Summary, Unit, classify
 from conftest import DATA, manifest
@@ -167,3 +168,15 @@ def test_every_real_spectrum_has_its_row(golden: Path, tmp_path: Path) -> None:
     order = {source: i for i, source in enumerate(dict.fromkeys(sources))}
     places = [(order[source], row) for source, row in zip(sources, table["ROW"].to_pylist(), strict=True)]
     assert places == sorted(places) and len(set(places)) == len(places)
+
+
+def test_a_fault_travels_to_a_worker_and_back_whole() -> None:
+    fault = ReadError(Path("a/b.fits"), "it is cut short", Flag.NO_DATA, 7)
+    back = pickle.loads(pickle.dumps(fault))
+    assert (str(back), back.path, back.reason, back.flag, back.n_spectra) == (
+        "a/b.fits: it is cut short",
+        Path("a/b.fits"),
+        "it is cut short",
+        Flag.NO_DATA,
+        7,
+    )

@@ -42,3 +42,7 @@ class ReadError(BroadlineError):
         self.reason = reason
         self.flag = flag
         self.n_spectra = n_spectra
+
+    def __reduce__(self) -> tuple[type[ReadError], tuple[Path, str, Flag, int]]:
+        """Let the error travel between processes whole."""
+        return type(self), (self.path, self.reason, self.flag, self.n_spectra)
