@@ -229,3 +229,13 @@ def test_linked_folders_are_followed_once_even_when_they_lead_back(tmp_path: Pat
     (tree / "linked").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(tree)
     assert [path.name for path, _ in expand([tree]).files] == ["spec-0001-60000-0001.fits"]
+
+
+def test_a_file_called_fits_in_a_folder_that_is_none_is_lost_to_no_one(tmp_path: Path) -> None:
+    write_spec(tmp_path / "spec-0001-60000-0001.fits", fiber=1)
+    (tmp_path / "copy-of-something.fits").write_text("Not found")
+    (tmp_path / "empty.fits").touch()
+    inputs = expand([tmp_path])
+    assert len(inputs.files) == 3
+    assert sorted(path.name for path in inputs.faults) == ["copy-of-something.fits", "empty.fits"]
+    assert not inputs.skipped

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from broadline.archives import desi, foreign, lamost, parsed, sdss, sdss_early, sdss_plate, table
 from broadline.archives.base import Archive, Head, fault_of
-from broadline.errors import UsageError
+from broadline.errors import ReadError, UsageError
 from broadline.spectra import Spectra
 
 __all__ = ["ARCHIVES", "get", "identify", "read"]
@@ -19,6 +20,9 @@ ARCHIVES: dict[str, Archive] = {
     for module in (sdss, sdss_plate, sdss_early, lamost, desi, parsed, table, foreign)
     for archive in module.ARCHIVES
 }
+
+
+_FITS_NAME = re.compile(r".*\.fits?(\.gz)?", re.IGNORECASE)
 
 
 def get(name: str) -> Archive:
@@ -49,9 +53,12 @@ def identify(path: Path) -> Archive | None:
             return archive
     head = Head(path)
     try:
-        return next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
+        archive = next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
+        if archive is None and _FITS_NAME.fullmatch(path.name) and not head.is_fits:
+            raise ReadError(path, "it is not a FITS file, whatever its name says; fetch it again")
     except Exception as error:
         raise fault_of(path, error) from error
+    return archive
 
 
 def read(archive: Archive, paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
