@@ -29,7 +29,7 @@ from broadline.lines import LINES, Line
 __all__ = ["ROW_GROUP", "SUFFIXES", "CatalogueWriter"]
 
 #: Rows that are in memory at a time, and of a row group of Parquet.
-ROW_GROUP = 65_536
+ROW_GROUP = 16_384
 
 
 class CatalogueWriter:
