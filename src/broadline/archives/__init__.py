@@ -53,12 +53,12 @@ def identify(path: Path) -> Archive | None:
             return archive
     head = Head(path)
     try:
-        archive = next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
-        if archive is None and _FITS_NAME.fullmatch(path.name) and not head.is_fits:
+        found = next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
+        if found is None and _FITS_NAME.fullmatch(path.name) and not head.is_fits:
             raise ReadError(path, "it is not a FITS file, whatever its name says; fetch it again")
     except Exception as error:
         raise fault_of(path, error) from error
-    return archive
+    return found
 
 
 def read(archive: Archive, paths: Sequence[Path], batch: int) -> Iterator[Spectra]:
