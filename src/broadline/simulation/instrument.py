@@ -1,0 +1,482 @@
+"""Instruments: noise-free spectra to spectra as the archive's pipeline would have written them.
+
+The noise is that of counted photons: a pixel whose sky and source are S and F (1e-17 erg / s / cm2 / A) has
+the variance ``(S + F) / E + (R / E)^2``, where E is the number of photo-electrons for one unit of flux and R
+the read noise of all exposures and extracted rows. E(wavelength) is throughput, exposure and calibration in
+one; S is a continuum and the lines of `SKY_LINES`. The numbers of BOSS, SDSS and LAMOST were measured on real
+standard stars and sky fibres with ``benchmarks/measure_instruments.py``; no spectrum is stored. What a
+perfect spectrograph and pipeline would not do is in `Defects`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
+from scipy.sparse import csr_array
+
+from broadline.simulation.scene import Scene
+from broadline.simulation.sky_lines import SKY_LINES
+from broadline.spectra import LATTICE_STEP, lattice_wavelength
+
+__all__ = ["COMBINEREJ", "NODATA", "Arm", "Defects", "Instrument", "Observed", "draw_sn"]
+
+#: Bits of SDSS pixel masks (SPPIXMASK): no data, and rejected when the exposures were combined.
+NODATA, COMBINEREJ = np.int32(1 << 24), np.int32(1 << 25)
+
+_Image = NDArray[np.float32]
+_Basis = NDArray[np.float32]
+# Widths in pixels below which a line is narrower than the lattice of a Scene can carry (DESI's red camera).
+_NARROWEST = 0.4
+# Sky lines weaker than this leave residuals below the noise.
+_WEAK_LINE = 60.0
+_KERNEL = 5.0  # the line-spread function ends at so many standard deviations
+
+
+@dataclass(frozen=True, slots=True)
+class Defects:
+    """How large each artefact is; 0 switches it off. Where nothing else is said, a standard deviation.
+
+    Attributes
+    ----------
+    overstated, overstated_bright : float
+        By how much pipeline errors exceed the noise of single pixels: of bare sky (SDSS sky fibres have pulls
+        of 0.88), and more where the source's photons dominate (standard stars).
+    correlation : float
+        Correlation of the noise of neighbouring pixels, from combining exposures on a new grid.
+    ivar_level, ivar_shape : float
+        Relative error of the pipeline's sigma: of a whole spectrum, and smooth in wavelength.
+    sky_offset, sky_broad : float
+        Residual of sky subtraction and scattered light, in sigma of a pixel of bare sky: constant through the
+        spectrum, and varying over 15 to 60 bins of 1e-3 dex.
+    sky_lines : float
+        Residual of a sky line, relative to the line: its strength; its slope, from errors of width and place,
+        is as large.
+    grey_loss, blue_loss : float
+        Light lost by a fibre off its target: half-normal, the second growing from red to blue.
+    slope, curvature, ripple : float
+        Relative error of flux calibration: linear and quadratic through the spectrum, and over 300 pixels.
+    step, join : float
+        Relative mismatch of the arms, and the wiggle where they meet.
+    fringe : float
+        Relative amplitude of fringes beyond 8000 Angstrom.
+    spikes : float
+        Cosmic-ray residues a spectrum that were not masked (Poisson mean).
+    rejected, missing : float
+        Masked runs (a pixel or two; 40 % anywhere, 40 % on sky lines, 20 % on [O I] 5577) and missing ranges
+        (some 60 pixels) a spectrum (Poisson means).
+    ragged : float
+        Pixels without data at each end (mean).
+    lost_arm : float
+        Probability that an arm has no data.
+    """
+
+    overstated: float = 0.17
+    overstated_bright: float = 0.3
+    correlation: float = 0.07
+    ivar_level: float = 0.05
+    ivar_shape: float = 0.03
+    sky_offset: float = 0.17
+    sky_broad: float = 0.11
+    sky_lines: float = 0.012
+    grey_loss: float = 0.1
+    blue_loss: float = 0.05
+    slope: float = 0.05
+    curvature: float = 0.03
+    ripple: float = 0.01
+    step: float = 0.02
+    join: float = 0.02
+    fringe: float = 0.005
+    spikes: float = 0.03
+    rejected: float = 1.0
+    missing: float = 0.02
+    ragged: float = 15.0
+    lost_arm: float = 0.003
+
+    def scaled(self, factor: float) -> Defects:
+        """Return defects `factor` times as large; ``scaled(0)`` has none."""
+        if not factor >= 0:
+            raise ValueError(f"factor must be >= 0, not {factor}")
+        return Defects(**{each.name: factor * getattr(self, each.name) for each in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm or camera: the pixels from `first` to `last` (Angstrom, vacuum)."""
+
+    name: str
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Spectra as the archive's pipeline would have them, on the instrument's pixels.
+
+    Attributes
+    ----------
+    flux, ivar : ndarray of float32, shape (n_spectra, n_pixels)
+        In the unit of the scene; ivar 0 where there are no data, flux 0 where there never were any.
+    and_mask : ndarray of int32, shape (n_spectra, n_pixels)
+        `COMBINEREJ` where a pixel was rejected, `NODATA` where there is none.
+    wdisp : ndarray of float32, shape (n_spectra, n_pixels)
+        Standard deviation of the line-spread function, in pixels of the instrument; read-only.
+    sky : ndarray of float32, shape (n_spectra, n_pixels)
+        Sky that was subtracted, 1e-17 erg / s / cm2 / Angstrom, in an exposure of the survey's usual depth.
+    model : ndarray of float32, shape (n_spectra, n_pixels)
+        Flux without noise and without what sky subtraction left, with the errors of flux calibration.
+    """
+
+    flux: _Image
+    ivar: _Image
+    and_mask: NDArray[np.int32]
+    wdisp: _Image
+    sky: _Image
+    model: _Image
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """The facts of one spectrograph and its pipeline. Tables are interpolated in log wavelength.
+
+    Attributes
+    ----------
+    name : str
+    arms : tuple of Arm
+        From blue to red, the wavelengths between which each arm's pixels stand in the archive's files.
+    linear_step : float
+        Angstrom a pixel, each arm on its own pixels; 0 for the SDSS lattice, arms joined.
+    nodes : tuple of float
+        Vacuum wavelengths of the tables that follow.
+    electrons : tuple of float
+        Photo-electrons a pixel for 1e-17 erg / s / cm2 / A, all exposures.
+    sky : tuple of float
+        Sky continuum, 1e-17 erg / s / cm2 / A.
+    wdisp : tuple of float
+        Standard deviation of the line-spread function, in 1e-4 dex.
+    read_noise : float
+        Electrons a pixel, all exposures and extracted rows.
+    line_scale : float
+        Strength of the sky lines relative to `SKY_LINES`.
+    shape_scatter : float
+        Scatter of ln of the true sigma's shape, known to the pipeline; four times as large at the ends.
+    defects : Defects
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    linear_step: float
+    nodes: tuple[float, ...]
+    electrons: tuple[float, ...]
+    sky: tuple[float, ...]
+    wdisp: tuple[float, ...]
+    read_noise: float
+    line_scale: float
+    shape_scatter: float
+    defects: Defects = field(default_factory=Defects)
+
+    @property
+    def wavelength(self) -> NDArray[np.float64]:
+        """Pixel centres, vacuum Angstrom, shape (n_pixels,); for linear arms, one arm after the other."""
+        if self.linear_step:
+            step = self.linear_step
+            return np.concatenate([a.first + step * np.arange(_count(a, step)) for a in self.arms])
+        low, high = (round(np.log10(x) / LATTICE_STEP) for x in (self.arms[0].first, self.arms[-1].last))
+        return lattice_wavelength(low, high - low + 1)
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """The pixels of each arm."""
+        if self.linear_step:
+            ends = np.cumsum([0] + [_count(arm, self.linear_step) for arm in self.arms])
+        else:
+            joins = [arm.last for arm in self.arms[:-1]]
+            ends = np.concatenate([[0], np.searchsorted(self.wavelength, joins), [len(self.wavelength)]])
+        return {arm.name: slice(int(ends[i]), int(ends[i + 1])) for i, arm in enumerate(self.arms)}
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Lattice index of the first pixel and number of pixels that a `Scene` must cover."""
+        position = np.log10([self.wavelength.min(), self.wavelength.max(initial=0)]) / LATTICE_STEP
+        margin = int(np.ceil(_KERNEL * max(self.wdisp))) + 1
+        return int(position[0]) - margin, int(np.ceil(position[1])) - int(position[0]) + 2 * margin + 1
+
+    def table(self, name: str, wavelength: ArrayLike) -> NDArray[np.float64]:
+        """Return the table `electrons`, `sky` or `wdisp` at some wavelengths (Angstrom)."""
+        curve = PchipInterpolator(np.log(self.nodes), np.log(getattr(self, name)))
+        x = np.clip(np.asarray(wavelength, dtype=np.float64), self.nodes[0], self.nodes[-1])
+        return np.asarray(np.exp(curve(np.log(x))))
+
+    def perfect(self) -> Instrument:
+        """Return this instrument without defects: only noise, exactly as ivar says."""
+        return replace(self, defects=self.defects.scaled(0))
+
+    def observe(self, scene: Scene, sn: NDArray[Any], rng: np.random.Generator) -> Observed:
+        """Return noise-free spectra as observed, with the noise that gives the signal-to-noise ratio asked.
+
+        The noise is scaled, not the flux: the scene is taken for a source as bright as `sn` needs in an
+        exposure of the usual depth, so that the source's own photons matter at high and not at low `sn`.
+
+        Parameters
+        ----------
+        scene : Scene
+            It must cover `window`.
+        sn : ndarray, shape (n_spectra,)
+            Median over pixels of the true signal-to-noise ratio a pixel, > 0. Ignored where the median flux
+            is not positive (sky fibres): there the scene is taken in its own unit.
+        rng : numpy.random.Generator
+
+        Raises
+        ------
+        ValueError
+            If the scene does not cover `window` or `sn` has another shape or is not positive.
+        """
+        sn = np.asarray(sn, dtype=np.float32)
+        n = len(scene.flux)
+        if sn.shape != (n,) or not (np.isfinite(sn) & (sn > 0)).all():
+            raise ValueError(f"sn must be {n} positive numbers, one a spectrum; its shape is {sn.shape}")
+        bases, defects = _bases(self), self.defects
+        model = self.smeared(scene)
+        model *= _calibration(bases, defects, n, rng)
+        # What the pipeline knows: sky brightness and throughput of each spectrum.
+        night = np.exp(rng.normal(0, [0.2, 0.3, 0.0], (n, 3))).astype(np.float32)
+        sky = night[:, :2] @ bases.sky
+        variance = night @ bases.variance
+        shape = _fields(bases.shape, self.shape_scatter, n, rng)
+        variance *= np.square(np.add(shape, 1, out=shape), out=shape)
+        scale = _brightness(model, variance, bases.electrons, sn)[:, None]
+        source = np.maximum(model, 0)
+        source *= scale
+        source /= bases.electrons
+        variance += source
+        source /= variance
+        sigma = np.sqrt(variance, out=variance)
+        sigma /= scale
+        noise = rng.standard_normal(model.shape, dtype=np.float32)
+        if defects.correlation:
+            noise[:, 1:] += np.float32(defects.correlation) * noise[:, :-1]
+            noise /= np.float32(np.hypot(1, defects.correlation))
+        if defects.overstated or defects.overstated_bright:
+            source *= np.float32(defects.overstated_bright)  # now the source's share of the variance
+            source += np.float32(1 + defects.overstated)
+            noise /= source
+        flux = noise
+        flux *= sigma
+        if bases.residual.size and any((defects.sky_offset, defects.sky_broad, defects.sky_lines)):
+            loud = rng.lognormal(0, 0.3, (n, 1)) / scale  # some spectra are worse than others
+            flux += (rng.standard_normal((n, len(bases.residual))) * loud).astype(np.float32) @ bases.residual
+        flux += model
+        if defects.ivar_level or defects.ivar_shape:
+            error = _fields(bases.smooth, defects.ivar_shape, n, rng)
+            error += rng.normal(1, defects.ivar_level, (n, 1)).clip(0.5, 2)
+            sigma_said = np.maximum(error, 0.3) * sigma
+        else:
+            sigma_said = sigma
+        ivar = np.square(1 / sigma_said)
+        and_mask = self._blemish(flux, ivar, sigma, rng)
+        wdisp = np.broadcast_to(bases.wdisp, flux.shape)
+        return Observed(flux, ivar, and_mask, wdisp, sky, model)
+
+    def smeared(self, scene: Scene) -> _Image:
+        """Return the scene seen through the line-spread function, on the instrument's pixels."""
+        operator = _operator(self, scene.first, scene.flux.shape[1])
+        return np.ascontiguousarray((operator @ np.ascontiguousarray(scene.flux.T)).T, dtype=np.float32)
+
+    def _blemish(
+        self, flux: _Image, ivar: _Image, sigma: _Image, rng: np.random.Generator
+    ) -> NDArray[np.int32]:
+        """Add cosmic rays and take data away, in place; return the mask."""
+        defects, (n, n_pixels) = self.defects, flux.shape
+        mask = np.zeros(flux.shape, dtype=np.int32)
+        rows, columns = _runs(rng, n, n_pixels, defects.spikes, 1.5)
+        flux[rows, columns] += sigma[rows, columns] * (5 + rng.exponential(8, len(rows))).astype(np.float32)
+        mask[_runs(rng, n, n_pixels, defects.rejected, 1.5, _bases(self).rejected)] |= COMBINEREJ
+        mask[_runs(rng, n, n_pixels, defects.missing, 60)] |= NODATA
+        if defects.ragged:
+            for end in (slice(None), slice(None, None, -1)):
+                length = np.minimum(rng.exponential(defects.ragged, n), n_pixels // 10).astype(int)
+                missing = np.arange(min(n_pixels, length.max(initial=0))) < length[:, None]
+                mask[:, end][:, : missing.shape[1]][missing] |= NODATA
+        arms = list(self.slices.values())
+        for row in np.flatnonzero(rng.random(n) < defects.lost_arm):
+            mask[row, arms[rng.integers(len(arms))]] |= NODATA
+        ivar[mask != 0] = 0
+        flux[(mask & NODATA) != 0] = 0
+        return mask
+
+
+def draw_sn(
+    n: int, rng: np.random.Generator, median: float = 2.6, sigma: float = 0.9, highest: float = 60.0
+) -> NDArray[np.float32]:
+    """Return signal-to-noise ratios a pixel as in a sample of quasar targets: lognormal, cut at `highest`.
+
+    Parameters
+    ----------
+    n : int
+    rng : numpy.random.Generator
+    median : float
+    sigma : float
+        Standard deviation of the natural logarithm.
+    highest : float
+    """
+    return np.minimum(median * np.exp(sigma * rng.standard_normal(n)), highest).astype(np.float32)
+
+
+# ---- what is computed once an instrument
+
+
+@dataclass(frozen=True, slots=True)
+class _Bases:
+    """Curves on the instrument's pixels; a random field is random numbers @ a basis (n_rows, n_pixels)."""
+
+    electrons: _Basis
+    wdisp: _Basis  # in the instrument's pixels
+    sky: _Basis  # continuum, lines
+    variance: _Basis  # of sky continuum, sky lines, read noise, for a source of flux 0
+    smooth: _Basis  # unit variance, correlated over some 400 pixels
+    shape: _Basis  # the same, larger at the ends
+    calibration: _Basis
+    one_sided: int  # so many first rows of `calibration` only ever lose light
+    residual: _Basis  # flux left by sky subtraction
+    rejected: NDArray[np.float64]  # cumulative probability of the place of masked runs, shape (n_pixels,)
+
+
+@lru_cache(maxsize=16)
+def _bases(instrument: Instrument) -> _Bases:
+    wavelength, defects = instrument.wavelength, instrument.defects
+    x = np.log10(wavelength) / LATTICE_STEP
+    electrons, continuum, wdisp = (instrument.table(t, wavelength) for t in ("electrons", "sky", "wdisp"))
+    lattice_pixel = wavelength * np.log(10) * LATTICE_STEP
+    lines: list[NDArray[np.float64]] = []
+    left: list[NDArray[np.float64]] = []
+    for centre, strength in SKY_LINES:
+        u = (x - np.log10(centre) / LATTICE_STEP) / wdisp
+        profile = np.exp(-0.5 * u**2) / (np.sqrt(2 * np.pi) * wdisp * lattice_pixel)
+        lines.append(instrument.line_scale * strength * profile)
+        if strength > _WEAK_LINE:
+            left += [lines[-1], lines[-1] * u]
+    sky = np.stack([continuum, np.sum(lines, axis=0)])
+    read = (instrument.read_noise / electrons) ** 2
+    quiet = np.sqrt(continuum / electrons + read)
+    residual = [defects.sky_offset * quiet]
+    residual += [row * defects.sky_broad * np.sqrt(0.5) * quiet for row in (*_bumps(x, 90), *_bumps(x, 350))]
+    residual += [defects.sky_lines * row for row in left]
+    t = 2 * (x - x.min()) / np.ptp(x) - 1
+    calibration = [np.full_like(t, defects.grey_loss), defects.blue_loss * (1 - t)]
+    calibration += [defects.slope * t, defects.curvature * (1.5 * t**2 - 0.5)]
+    calibration += [defects.ripple * row for row in _bumps(x, 300)]
+    for arm in instrument.arms[:-1]:
+        u = np.log(wavelength / arm.last) / 0.008
+        calibration += [defects.step * 0.5 * (1 + np.tanh(u)), defects.join * u * np.exp(0.5 - 0.5 * u**2)]
+    red = defects.fringe / (1 + np.exp(-(wavelength - 8200) / 150))
+    phase = 2 * np.pi * 8.5e5 / wavelength  # a period of 75 A at 8000 A
+    calibration += [red * np.cos(phase), red * np.sin(phase)]
+    oxygen = np.exp(-(((wavelength - 5578.9) / 2.0) ** 2))  # the line that pipelines reject most
+    smooth = _bumps(x, 400)
+    ends = 1 + 3 * (np.exp((x.min() - x) / 250) + np.exp((x - x.max()) / 250))
+    in_pixels = wdisp * lattice_pixel / instrument.linear_step if instrument.linear_step else wdisp
+    return _Bases(
+        electrons.astype(np.float32),
+        in_pixels.astype(np.float32),
+        sky.astype(np.float32),
+        np.stack([*(sky / electrons), read]).astype(np.float32),
+        smooth.astype(np.float32),
+        (ends * smooth).astype(np.float32),
+        np.stack(calibration).astype(np.float32),
+        2,
+        np.stack(residual).astype(np.float32),
+        np.cumsum(0.4 / len(x) + 0.4 * sky[1] / sky[1].sum() + 0.2 * oxygen / oxygen.sum()),
+    )
+
+
+def _bumps(x: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    """Return Gaussians `length` pixels apart whose random sums have unit variance everywhere."""
+    centres = np.arange(x.min() - length, x.max() + 2 * length, length)
+    rows = np.exp(-0.5 * ((x - centres[:, None]) / (0.8 * length)) ** 2)
+    return np.asarray(rows / np.sqrt((rows**2).sum(axis=0)))
+
+
+@lru_cache(maxsize=16)
+def _operator(instrument: Instrument, first: int, n_pixels: int) -> csr_array:
+    """Return the line-spread function and the resampling, from lattice pixels to the instrument's."""
+    low, size = instrument.window
+    if first > low or first + n_pixels < low + size:
+        raise ValueError(
+            f"the scene covers lattice pixels {first} to {first + n_pixels - 1}, {instrument.name} needs "
+            f"{low} to {low + size - 1}: make the scene on Instrument.window"
+        )
+    wavelength = instrument.wavelength
+    x = np.log10(wavelength) / LATTICE_STEP
+    sigma = np.maximum(instrument.table("wdisp", wavelength), _NARROWEST)[:, None]
+    half = int(np.ceil(_KERNEL * sigma.max()))
+    index = np.rint(x).astype(int)[:, None] + np.arange(-half, half + 1)
+    weight = np.exp(-0.5 * ((index - x[:, None]) / sigma) ** 2)
+    weight[np.abs(index - x[:, None]) > _KERNEL * sigma] = 0
+    weight /= weight.sum(axis=1, keepdims=True)
+    rows = np.repeat(np.arange(len(x)), index.shape[1])
+    keep = weight.ravel() > 0
+    entries = (weight.ravel()[keep].astype(np.float32), (rows[keep], index.ravel()[keep] - first))
+    return csr_array(entries, shape=(len(x), n_pixels))
+
+
+def _count(arm: Arm, step: float) -> int:
+    return round((arm.last - arm.first) / step) + 1
+
+
+# ---- random parts
+
+
+def _fields(basis: _Basis, amplitude: float, n: int, rng: np.random.Generator) -> _Image:
+    """Return random fields of standard deviation `amplitude`, shape (n, n_pixels)."""
+    return (amplitude * rng.standard_normal((n, len(basis)))).astype(np.float32) @ basis
+
+
+def _calibration(bases: _Bases, defects: Defects, n: int, rng: np.random.Generator) -> _Image:
+    """Return what flux calibration and fibre placement multiply the spectra by, never below 0.1."""
+    draws = rng.standard_normal((n, len(bases.calibration))).astype(np.float32)
+    draws[:, : bases.one_sided] = -np.abs(draws[:, : bases.one_sided])
+    factor = draws @ bases.calibration
+    factor += 1
+    np.maximum(factor, 0.1, out=factor)
+    return factor
+
+
+def _brightness(
+    model: _Image, dark: _Image, electrons: _Basis, sn: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return by how much to brighten each source so that its median S/N a pixel is `sn`.
+
+    With u = scale * flux, a pixel has S/N = u / sqrt(dark + u / electrons). Solved for the scale a pixel: S/N
+    grows with it, so that the median of the pixels' scales is the scale of the median S/N.
+    """
+    part = slice(None, None, 3)
+    flux, dark, electrons = model[:, part], dark[:, part], electrons[part]
+    half = (0.5 * sn**2)[:, None] / electrons
+    u = half + np.sqrt(half**2 + (sn**2)[:, None] * dark)
+    # A bright line's pixel needs little, one without flux infinitely much.
+    scale = np.median(np.divide(u, flux, out=np.full_like(u, np.inf), where=flux > 0), axis=1)
+    return np.where(np.isfinite(scale), scale, 1).astype(np.float32)
+
+
+def _runs(
+    rng: np.random.Generator,
+    n: int,
+    n_pixels: int,
+    rate: float,
+    mean_length: float,
+    cumulative: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows and columns of random runs of pixels, `rate` a row, of geometric length."""
+    count = rng.poisson(rate * n)
+    row, start = rng.integers(0, n, count), rng.integers(0, n_pixels, count)
+    if cumulative is not None:
+        start = np.minimum(np.searchsorted(cumulative, rng.random(count)), n_pixels - 1)
+    length = rng.geometric(1 / mean_length, count)
+    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    columns = np.repeat(start, length) + within
+    inside = columns < n_pixels
+    return np.repeat(row, length)[inside], columns[inside]
