@@ -117,13 +117,12 @@ def forward(
     outputs: dict[str, np.ndarray] = {}
     x = x[:, :, None].astype(np.float64)
 
-    def relu_norm(y: np.ndarray, w: dict[str, np.ndarray], epsilon: float) -> np.ndarray:
-        y = (y - w["moving_mean"]) / np.sqrt(w["moving_variance"] + epsilon) * w["gamma"] + w["beta"]
+    def relu_norm(y: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+        y = (y - w["moving_mean"]) / np.sqrt(w["moving_variance"] + 1e-3) * w["gamma"] + w["beta"]
         return np.maximum(y, 0)
 
-    names = list(weights)
-    for i, name in enumerate(names):
-        w = {key: value.astype(np.float64) for key, value in weights[name].items()}
+    for name, arrays in weights.items():
+        w = {key: value.astype(np.float64) for key, value in arrays.items()}
         if name.startswith("conv"):
             width = len(w["kernel"])
             starts = range(0, x.shape[1] - width + 1, 2)
@@ -134,10 +133,9 @@ def forward(
         elif name.startswith("fc_common"):
             y = x.reshape(len(x), -1) @ w["kernel"] + w["bias"]
         elif name.startswith("batch_normalization"):
-            x = relu_norm(y, w, weights["epsilon"]["value"].item() if "epsilon" in weights else 1e-3)
+            x = relu_norm(y, w)
         elif name.startswith(("fc_box", "fc_offset")):
             outputs[name] = 1 / (1 + np.exp(-(x @ w["kernel"] + w["bias"])))
-        assert i >= 0
     low, high = rescale
     n_lines = len(outputs) // 2
     return np.stack(

@@ -63,7 +63,7 @@ class Model:
     content : bytes
         A model file's content.
     precision : {"fp32", "bf16"}
-        fp32 runs in ONNX Runtime; bf16 in torch, twice as fast on processors that have it.
+        fp32 runs in ONNX Runtime; bf16 in torch, faster on processors that have it.
     threads : int, optional
         Threads the network may use; all cores if not given.
 

@@ -15,7 +15,7 @@ from broadline.grid import Grid
 __all__ = ["binned", "conserving", "pixel_edges"]
 
 # scipy multiplies a sparse matrix by many vectors stored side by side; transposing this many spectra at a
-# time keeps both sides in the first-level cache (measured: 4.6 us a spectrum against 13 for the whole batch).
+# time keeps both sides in the first-level cache, which the whole batch would leave.
 _BLOCK = 16
 
 _Array64 = NDArray[np.float64]

@@ -79,7 +79,7 @@ class OnnxRuntime:
 
 
 class TorchRuntime:
-    """The torch network with batch normalisation folded; bfloat16 doubles its speed on recent processors.
+    """The torch network with batch normalisation folded; bfloat16 is faster on recent processors.
 
     Parameters
     ----------

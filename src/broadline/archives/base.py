@@ -186,7 +186,7 @@ def masked_ivar(ivar: NDArray[np.float32], and_mask: NDArray[Any]) -> NDArray[np
     """Return `ivar` with 0 where SDSS's and_mask has COMBINEREJ, rejected in every exposure combined.
 
     Bit 25 is the one that the authors of QuasarNET mask; the other bits mostly warn of pixels whose ivar
-    already says how good they are (bit 23, BRIGHTSKY, alone would cost a twentieth of all pixels).
+    already says how good they are (bit 23, BRIGHTSKY, alone marks far more pixels than it spoils).
     """
     rejected = (and_mask & _COMBINEREJ) != 0
     return np.where(rejected, np.float32(0), ivar) if rejected.any() else ivar
