@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,14 @@ def hdu_starts(path: Path) -> list[tuple[int, int]]:
     """Return where the header and the data of each HDU begin, in bytes."""
     with fits.open(path) as hdus:
         return [(hdu.fileinfo()["hdrLoc"], hdu.fileinfo()["datLoc"]) for hdu in hdus]
+
+
+@contextmanager
+def room_for(n_bytes: int) -> Iterator[None]:
+    """No file may grow beyond `n_bytes`: to a program this is much like a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

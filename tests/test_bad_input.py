@@ -5,14 +5,12 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ import broadline
 from broadline.errors import ModelError
 from broadline.flags import UNCLASSIFIED, Flag
 from conftest import Answer
-from files import gzipped, hdu_starts, loglam, observed, quasar, set_card, write_spec
+from files import gzipped, hdu_starts, loglam, observed, quasar, room_for, set_card, write_spec
 
 Command = Callable[..., Answer]
 BAD = "spec-4055-55359-0003.fits"
@@ -439,22 +437,11 @@ def test_truncation_anywhere_gives_one_row(
 # ---- the output
 
 
-@contextmanager
-def disk_of(n_bytes: int) -> Iterator[None]:
-    """No file can grow beyond so many bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("suffix", ["parquet", "fits", "fits.gz", "ecsv", "csv"])
 def test_full_disk(suffix: str, survey: Path, tiny_model: Path, command: Command) -> None:
     output = Path(f"out.{suffix}")
     output.write_text("the catalogue of last year")
-    with disk_of(500):
+    with room_for(500):
         answer = command("classify", "in", "-o", output, "--model", tiny_model, "--workers", 1)
     assert answer.code == 2
     (line,) = answer.err.splitlines()
@@ -464,7 +451,7 @@ def test_full_disk(suffix: str, survey: Path, tiny_model: Path, command: Command
 
 
 def test_full_disk_for_a_figure(survey: Path, tiny_model: Path, command: Command) -> None:
-    with disk_of(500):
+    with room_for(500):
         answer = command("show", "in/spec-4055-55359-0001.fits", "-o", "a.png", "--model", tiny_model)
     assert answer.code == 2
     (line,) = answer.err.splitlines()
@@ -472,7 +459,7 @@ def test_full_disk_for_a_figure(survey: Path, tiny_model: Path, command: Command
 
 
 def test_full_disk_for_a_model(survey: Path, tiny_model: Path, command: Command) -> None:
-    with disk_of(500):
+    with room_for(500):
         answer = command("models", "import", tiny_model, "--name", "mine")
     assert answer.code == 2
     (line,) = answer.err.splitlines()

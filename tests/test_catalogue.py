@@ -7,10 +7,7 @@ import errno
 import gzip
 import math
 import os
-import resource
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from broadline.lines import QUASARNET_LINES
 from broadline.spectra import IDENTITY, identity
 from broadline.writers import SUFFIXES, CatalogueWriter
 from conftest import ROOT
+from files import room_for
 
 LINES = tuple(line.name for line in QUASARNET_LINES)
 META = {
@@ -423,17 +421,6 @@ def test_an_unwritable_folder_is_reported_before_any_work(
 def test_a_name_too_long_is_reported_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         opened(tmp_path / ("a" * 300 + ".fits"))
-
-
-@contextmanager
-def room_for(n_bytes: int) -> Iterator[None]:
-    """No file may grow beyond `n_bytes`: to a program this is much like a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
