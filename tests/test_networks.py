@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from broadline.lines import LEGACY_LINES
 from broadline.model import Model, serialise
 from broadline.networks.architecture import Convolution, QuasarNETConfig
 from broadline.networks.graph import build, parameters_of
-from broadline.runtime import OnnxRuntime
+from broadline.runtime import OnnxRuntime, Precision, TorchRuntime
 from keras_file import forward, rescaling, write_keras
 
 
@@ -68,8 +69,110 @@ def test_torch_and_onnx_agree_before_and_after_folding(activation: str, offsets:
     assert np.ptp(expected[0]) > 0.1, "the test network must not be saturated"
     with torch.inference_mode():
         for other in (network, network.folded()):
+            ours = other(torch.from_numpy(x))
+            np.testing.assert_allclose(ours.confidence.numpy(), expected.confidence, atol=2e-6)
+            np.testing.assert_allclose(ours.offset.numpy(), expected.offset, atol=2e-6)
+            assert ours.log_sigma is expected.log_sigma is None
+
+
+def network_of_two_channels_and_three_heads() -> tuple[QuasarNETConfig, dict[str, np.ndarray]]:
+    config = small(hidden_activation="norm-relu", offset_range=(-0.1, 1.1), n_lines=3, channels=2, sigma=True)
+    return config, random_parameters(config)
+
+
+def two_channels(n: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(n, 2, 60)).astype(np.float32)
+
+
+def test_torch_and_onnx_agree_with_two_channels_and_a_third_head() -> None:
+    torch = pytest.importorskip("torch")
+    from broadline.networks.quasarnet import QuasarNET
+
+    config, parameters = network_of_two_channels_and_three_heads()
+    network = QuasarNET.from_parameters(config, parameters).eval()
+    runtime = OnnxRuntime(build(config, parameters, {}))
+    runtime.config = config
+    x = two_channels(200)  # more than one chunk
+    expected = runtime(x)
+    assert expected.log_sigma is not None
+    assert expected.log_sigma.shape == (200, 3, 13)
+    assert expected.log_sigma.min() < -0.2, "a logarithm has no sigmoid on it"
+    with torch.inference_mode():
+        for other in (network, network.folded()):
             for ours, theirs in zip(other(torch.from_numpy(x)), expected, strict=True):
-                np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-6)
+                np.testing.assert_allclose(ours.numpy(), theirs, atol=5e-6)
+    x[:, 1] *= -5
+    assert np.abs(runtime(x).confidence - expected.confidence).max() > 0.01, "the second channel counts"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_torch_runtime_returns_all_heads_as_float32(precision: Precision) -> None:
+    pytest.importorskip("torch")
+    config, parameters = network_of_two_channels_and_three_heads()
+    content = build(config, parameters, {})
+    onnx = OnnxRuntime(content)
+    onnx.config = config
+    x = two_channels(130)
+    for ours, theirs in zip(TorchRuntime(config, content, precision)(x), onnx(x), strict=True):
+        assert ours is not None and ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 if precision == "fp32" else 0.1)
+
+
+def test_a_first_channel_alone_is_the_network_of_one_channel() -> None:
+    """With the weights of the second channel at zero the two networks are one."""
+    config, parameters = small(), random_parameters(small())
+    wide = small(channels=2)
+    first = np.zeros(wide.shapes()["convolutions.0.weight"], np.float32)
+    first[:, :1] = parameters["convolutions.0.weight"]
+    runtimes = []
+    for c, p in ((config, parameters), (wide, parameters | {"convolutions.0.weight": first})):
+        runtimes.append(OnnxRuntime(build(c, p, {})))
+        runtimes[-1].config = c
+    x = two_channels(7)
+    narrow, both = runtimes[0](np.ascontiguousarray(x[:, 0])), runtimes[1](x)
+    np.testing.assert_allclose(both.confidence, narrow.confidence, atol=1e-6)
+    np.testing.assert_allclose(both.offset, narrow.offset, atol=1e-6)
+
+
+def test_networks_stored_before_channels_and_sigma_are_read_and_written_as_they_were() -> None:
+    stored = {
+        "n_pixels": 60,
+        "convolutions": [{"filters": 5, "width": 7, "stride": 2, "padding": [0, 0]}],
+        "hidden": 6,
+        "hidden_activation": "norm-relu",
+        "n_lines": 3,
+        "n_boxes": 5,
+        "offset_range": [-0.1, 1.1],
+        "epsilon": 1e-3,
+    }
+    config = QuasarNETConfig.from_dict(stored)
+    assert (config.channels, config.sigma) == (1, False)
+    assert config.heads == ("confidence", "offset")
+    assert json.loads(json.dumps(config.to_dict())) == stored
+    assert not any("log_sigma" in name for name in config.shapes())
+
+
+def test_channels_and_sigma_survive_the_file() -> None:
+    config = small(channels=2, sigma=True)
+    fields = json.loads(json.dumps(config.to_dict()))
+    assert QuasarNETConfig.from_dict(fields) == config
+    assert config.shapes()["convolutions.0.weight"] == (5, 2, 1, 7)
+    assert config.shapes()["log_sigma.weight"] == config.shapes()["offset.weight"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"channels": 2}])
+def test_spectra_of_another_length_are_refused_not_reshaped(changes: dict) -> None:
+    torch = pytest.importorskip("torch")
+    from broadline.networks.quasarnet import QuasarNET
+
+    config = small(**changes)
+    with pytest.raises(RuntimeError):
+        QuasarNET(config).eval()(torch.zeros(4, *config.input_shape[:-1], 30))
+
+
+def test_a_network_without_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="channel"):
+        small(channels=0)
 
 
 def test_a_torch_network_goes_into_a_file_and_comes_back_the_same() -> None:
@@ -114,7 +217,7 @@ def test_the_stored_tensorflow_output_is_reproduced(golden: Path) -> None:
     model = Model(serialise(*import_keras(golden / "test_weights_6_layer.h5")))
     expected = np.load(golden / "qnet_output_6_layer.npy").transpose(1, 0, 2)
     x = np.load(golden / "coadd_x.npy").astype(np.float32)
-    confidence, offset = model.run(x)
+    confidence, offset, _ = model.run(x)
     np.testing.assert_allclose(confidence, expected[:, :, :13], atol=1e-5)
     np.testing.assert_allclose(offset, expected[:, :, 13:], atol=1e-5)
     grid = model.representation.grid
@@ -138,7 +241,7 @@ def test_the_slim_weights_equal_a_float64_transcription_of_the_network(golden: P
         ]
         weights = {n: {k[:-2]: v[()] for k, v in stored[n][n].items()} for n in names}
     expected = forward(weights, x, (-0.1, 1.1))
-    confidence, offset = model.run(x.astype(np.float32))
+    confidence, offset, _ = model.run(x.astype(np.float32))
     np.testing.assert_allclose(confidence, expected[:, :, 0], atol=1e-5)
     np.testing.assert_allclose(offset, expected[:, :, 1], atol=1e-5)
     z_expected = decode(expected[:, :, 0], expected[:, :, 1], LEGACY_LINES, model.representation.grid)[1]
@@ -173,7 +276,7 @@ def test_layers_are_found_by_the_graph_whatever_they_are_called(
     assert recipe.network.offset_range == ((-0.1, 1.1) if code else (0.0, 1.0))
     x = np.random.default_rng(3).normal(size=(5, 120)).astype(np.float32)
     expected = forward(weights, x, recipe.network.offset_range)
-    confidence, offset = Model(serialise(recipe, parameters)).run(x)
+    confidence, offset, _ = Model(serialise(recipe, parameters)).run(x)
     np.testing.assert_allclose(confidence, expected[:, :, 0], atol=1e-5)
     np.testing.assert_allclose(offset, expected[:, :, 1], atol=1e-5)
 

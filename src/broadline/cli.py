@@ -138,6 +138,42 @@ def show(
     typer.echo(f"wrote {path}")
 
 
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(help="Folder: new, empty, or begun by the same command.")],
+    archive: Annotated[str, typer.Option(help="boss | sdss | lamost | desi")],
+    n: Annotated[int, typer.Option("--n", help="Spectra.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    recipe: Annotated[
+        Path | None, typer.Option(help="TOML file that changes mix, redshifts, S/N, ... [the archive's own].")
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Folder of template sets (docs/simulation.md) [none needed].")
+    ] = None,
+    files: Annotated[
+        str | None, typer.Option(help="plates (many spectra a file) | spectra (one) [as the archive has].")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [as many as cores].")] = None,
+) -> None:
+    """Simulate a survey: files as the archive has them, and catalogues of what is true.
+
+    A command that was stopped goes on where it was when it is given again.
+    """
+    from broadline.errors import UsageError
+    from broadline.simulation.recipe import RECIPES, read_recipe
+    from broadline.simulation.survey import Request
+    from broadline.simulation.survey import simulate as run
+
+    changed = read_recipe(recipe, RECIPES[archive]) if recipe and archive in RECIPES else None
+    request = Request.of(archive, n, seed, changed, templates, files)
+    with _Progress("simulating") as progress:
+        try:
+            catalogues = run(request, output, workers, lambda done: progress.show(done, done / n))
+        except KeyboardInterrupt:
+            raise UsageError(f"interrupted; the same command goes on in {output}") from None
+    typer.echo(f"{output}: {n:,} spectra, {', '.join(path.name for path in catalogues)}")
+
+
 @models.command("list")
 def models_list() -> None:
     """List the models that can be named."""
@@ -194,7 +230,7 @@ def models_import(
 class _Progress:
     """A progress bar with rate and time left on a terminal; nothing elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "reading") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -209,7 +245,7 @@ class _Progress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self.task = self.bar.add_task("reading", total=1.0, rate="")
+        self.task = self.bar.add_task(title, total=1.0, rate="")
 
     def __enter__(self) -> _Progress:
         self.bar.start()
@@ -229,9 +265,13 @@ class _Progress:
             _say(f"note: left out {len(inputs.skipped)} files that hold no spectra ({names}{more})")
 
     def advance(self, unit: Unit, summary: Summary, fraction: float) -> None:
+        self.bar.update(self.task, description=unit.archive)
+        self.show(summary.n_spectra, fraction)
+
+    def show(self, n_spectra: int, fraction: float) -> None:
         elapsed = self.bar.tasks[0].elapsed or 0
-        rate = f"{summary.n_spectra:,} spectra, {summary.n_spectra / elapsed:,.0f}/s" if elapsed else ""
-        self.bar.update(self.task, completed=fraction, description=unit.archive, rate=rate)
+        rate = f"{n_spectra:,} spectra, {n_spectra / elapsed:,.0f}/s" if elapsed else ""
+        self.bar.update(self.task, completed=fraction, rate=rate)
 
 
 def _report(summary: Summary, output: Path) -> None:

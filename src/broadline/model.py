@@ -134,8 +134,8 @@ class Model:
         c : ndarray of float32, shape (n_spectra, n_lines)
         z : ndarray of float64, shape (n_spectra, n_lines)
         """
-        confidence, offset = self.run(np.ascontiguousarray(values, dtype=np.float32))
-        return decode(confidence, offset, self.lines, self.representation.grid)
+        output = self.run(np.ascontiguousarray(values, dtype=np.float32))
+        return decode(output.confidence, output.offset, self.lines, self.representation.grid)
 
     def classify_batch(self, spectra: Spectra) -> pa.Table:
         """Return the catalogue rows of a batch, one for each spectrum, in order."""

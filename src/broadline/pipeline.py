@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from broadline import __version__
-from broadline.errors import BroadlineError, ReadError
+from broadline.errors import ReadError
 from broadline.flags import Flag
 from broadline.inputs import Inputs, expand, read_group
 from broadline.runtime import Precision
+from broadline.workers import Workers, available_cores, prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,110 +190,6 @@ def _work(unit: Unit) -> _Result:
     return classify_unit(unit, *_worker)
 
 
-def available_cores() -> int:
-    """Return the number of processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Workers:
-    """Worker processes that classify units. At most two units a worker are under way at a time.
-
-    Use as a context manager.
-    """
-
-    def __init__(
-        self, context: BaseContext, units: Sequence[Unit], choice: ModelChoice, n: int, batch: int
-    ) -> None:
-        threads = max(1, available_cores() // n)
-        self.others = set(multiprocessing.active_children())
-        self.pool = ProcessPoolExecutor(n, context, _start_worker, (choice, threads, batch))
-        self.waiting = iter(units)
-        self.queue: deque[tuple[Unit, Future[_Result]]] = deque()
-        self.at_once = 2 * n
-
-    def _submit(self) -> None:
-        if (unit := next(self.waiting, None)) is not None:
-            with _deaf_children():
-                self.queue.append((unit, self.pool.submit(_work, unit)))
-
-    def __enter__(self) -> _Workers:
-        try:
-            for _ in range(self.at_once):
-                self._submit()
-        except BaseException:
-            self._abandon()
-            raise
-        return self
-
-    def __iter__(self) -> Iterator[tuple[Unit, _Result]]:
-        """Yield each unit with its rows, in input order."""
-        while self.queue:
-            unit, future = self.queue.popleft()
-            try:
-                result = future.result()
-            except BrokenProcessPool as error:
-                raise BroadlineError(
-                    "a worker process was killed, perhaps for lack of memory; try fewer --workers"
-                ) from error
-            self._submit()
-            yield unit, result
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.pool.shutdown()
-        else:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """End the workers where they are, and wait until they have ended: what they share goes with this."""
-        workers = set(multiprocessing.active_children()) - self.others
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
-        self.pool.shutdown(cancel_futures=True)
-
-
-def _prepare_workers(choice: ModelChoice) -> BaseContext:
-    """Return how workers are started: as copies of one process that imports all they need, where that is had.
-
-    That process starts here and imports while this one loads the model. A plain fork of this one would
-    inherit its threads in an unknown state.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver, resource_tracker
-
-    context = multiprocessing.get_context("forkserver")
-    needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime"]
-    context.set_forkserver_preload(needed + ["broadline.networks.quasarnet"] * (choice.precision != "fp32"))
-    resource_tracker.ensure_running()  # first: where it starts, it unblocks interrupts
-    with _deaf_children():
-        forkserver.ensure_running()
-    return context
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Let processes started inside never hear of an interrupt from the keyboard: this one ends them.
-
-    An interrupt meanwhile is raised at the end, as a process half started could not be ended.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    interrupts: list[object] = []
-    handler = signal.signal(signal.SIGINT, lambda *call: interrupts.append(call))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        raise KeyboardInterrupt
-
-
 def classify(
     names: Sequence[str | Path],
     output: Path,
@@ -350,14 +240,18 @@ def classify(
     total = sum(unit.n_bytes for unit in units) or 1
     done = 0
     with ExitStack() as stack:
-        context = _prepare_workers(choice) if workers > 1 else None
+        needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime"]
+        needed += ["broadline.networks.quasarnet"] * (choice.precision != "fp32")
+        context = prepare(needed) if workers > 1 else None
         model = choice.load(1 if context else None)
         if on_inputs:
             on_inputs(inputs, model)
         writer = stack.enter_context(CatalogueWriter(output, model.lines, provenance(model), layout))
         results: Iterable[tuple[Unit, _Result]]
         if context:
-            results = stack.enter_context(_Workers(context, units, choice, workers, batch))
+            threads = max(1, available_cores() // workers)
+            pool = Workers(context, units, _work, workers, _start_worker, (choice, threads, batch))
+            results = stack.enter_context(pool)
         else:
             results = ((unit, classify_unit(unit, model, batch)) for unit in units)
         for unit, (table, notes) in results:
@@ -381,10 +275,6 @@ def provenance(model: Model) -> dict[str, str]:
         "precision": model.precision,
         "rule": f"c_th={model.rule.c_th} l_min={model.rule.l_min} c_th_bal={model.rule.c_th_bal}",
         "empty_bins": model.representation.empty,
-        # of imported weights, the file they came from: its checksum can be looked up
-        **(
-            {"weights_sha256": model.recipe.card["file_sha256"]} if "file_sha256" in model.recipe.card else {}
-        ),
         **({"weights_sha256": weights} if weights else {}),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": now.isoformat(timespec="seconds"),

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broadline.errors import ModelError
-from broadline.networks.architecture import QuasarNETConfig
+from broadline.networks.architecture import Outputs, QuasarNETConfig
 
-__all__ = ["OnnxRuntime", "Precision", "Runtime", "TorchRuntime"]
+__all__ = ["OnnxRuntime", "Outputs", "Precision", "Runtime", "TorchRuntime"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -23,18 +23,19 @@ _Image = NDArray[np.float32]
 class Runtime(Protocol):
     """Anything that turns represented spectra into line finder output."""
 
-    def __call__(self, values: _Image) -> tuple[_Image, _Image]:
-        """Return confidence and offset, each (n, n_lines, n_boxes), for spectra (n, n_pixels)."""
+    def __call__(self, values: _Image) -> Outputs[_Image]:
+        """Return what the finders say, each (n, n_lines, n_boxes), for spectra (n, *config.input_shape)."""
         ...
 
 
-def _by_chunk(run: Runtime, values: _Image, config: QuasarNETConfig) -> tuple[_Image, _Image]:
+def _by_chunk(run: Runtime, values: _Image, config: QuasarNETConfig) -> Outputs[_Image]:
     shape = (len(values), config.n_lines, config.n_boxes)
-    confidence, offset = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    filled = tuple(np.empty(shape, np.float32) for _ in config.heads)
     for start in range(0, len(values), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        confidence[rows], offset[rows] = run(values[rows])
-    return confidence, offset
+        for whole, part in zip(filled, run(values[rows]), strict=False):  # a head that is not there is None
+            whole[rows] = part
+    return Outputs(*filled)
 
 
 class OnnxRuntime:
@@ -68,14 +69,14 @@ class OnnxRuntime:
             raise ModelError(f"it is not an ONNX model that can be run ({str(error)[:120]})") from error
         self.config: QuasarNETConfig | None = None
 
-    def __call__(self, values: _Image) -> tuple[_Image, _Image]:
-        """Return confidence and offset, each (n, n_lines, n_boxes), for spectra (n, n_pixels)."""
+    def __call__(self, values: _Image) -> Outputs[_Image]:
+        """Return what the finders say, each (n, n_lines, n_boxes), for spectra (n, *config.input_shape)."""
         assert self.config is not None
         return _by_chunk(self._run, values, self.config)
 
-    def _run(self, values: _Image) -> tuple[_Image, _Image]:
-        confidence, offset = self.session.run(["confidence", "offset"], {"spectra": values})
-        return confidence, offset
+    def _run(self, values: _Image) -> Outputs[_Image]:
+        assert self.config is not None
+        return Outputs(*self.session.run(list(self.config.heads), {"spectra": values}))
 
 
 class TorchRuntime:
@@ -113,13 +114,13 @@ class TorchRuntime:
         network = QuasarNET.from_parameters(config, parameters_of(content)).folded()
         self.network = network.to(self.dtype)
 
-    def __call__(self, values: _Image) -> tuple[_Image, _Image]:
-        """Return confidence and offset, each (n, n_lines, n_boxes), for spectra (n, n_pixels)."""
+    def __call__(self, values: _Image) -> Outputs[_Image]:
+        """Return what the finders say, each (n, n_lines, n_boxes), for spectra (n, *config.input_shape)."""
         return _by_chunk(self._run, values, self.config)
 
-    def _run(self, values: _Image) -> tuple[_Image, _Image]:
+    def _run(self, values: _Image) -> Outputs[_Image]:
         import torch
 
         with torch.inference_mode():
-            confidence, offset = self.network(torch.from_numpy(values).to(self.dtype))
-            return confidence.float().numpy(), offset.float().numpy()
+            heads = self.network(torch.from_numpy(values).to(self.dtype))
+            return Outputs(*(head.float().numpy() for head in heads if head is not None))

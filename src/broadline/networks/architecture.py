@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Convolution", "Parameters", "QuasarNETConfig", "check_parameters"]
+__all__ = ["Convolution", "Outputs", "Parameters", "QuasarNETConfig", "check_parameters"]
+
+_Array = TypeVar("_Array")
 
 #: Parameters by name, float32, in torch's layout: convolutions (filters, channels, 1, width), dense layers
 #: (out, in).
 Parameters = Mapping[str, NDArray[np.float32]]
+
+# Fields that came after the first model files. They are stored only where they differ from these defaults, so
+# that a network of the first kind still gives the same file, byte for byte.
+_LATER: dict[str, Any] = {"channels": 1, "sigma": False}
+
+
+class Outputs(NamedTuple, Generic[_Array]):
+    """What the line finders say: arrays or tensors of shape (n, n_lines, n_boxes).
+
+    Attributes
+    ----------
+    confidence : array
+    offset : array
+        Position of the line's centre, from the left edge of the box in units of its length.
+    log_sigma : array, optional
+        Natural logarithm of the 1-sigma error of the offset, in the same units; None for a network
+        without that head.
+    """
+
+    confidence: _Array
+    offset: _Array
+    log_sigma: _Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +79,11 @@ class QuasarNETConfig:
         What the sigmoid of an offset unit is stretched to: (0, 1) in the paper, (-0.1, 1.1) in later weights.
     epsilon : float
         Added to variances in batch normalisation.
+    channels : int
+        1 for the normalised flux alone, input (n, n_pixels); with more the input is (n, channels, n_pixels).
+        With 2, the second channel is the error of the first.
+    sigma : bool
+        True for a third head, the logarithm of the offset's error (see `Outputs`).
     """
 
     n_pixels: int = 443
@@ -65,10 +94,14 @@ class QuasarNETConfig:
     n_boxes: int = 13
     offset_range: tuple[float, float] = (0.0, 1.0)
     epsilon: float = 1e-3
+    channels: int = 1
+    sigma: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_activation not in ("sigmoid", "norm-relu"):
             raise ValueError(f"hidden_activation is 'sigmoid' or 'norm-relu', not {self.hidden_activation!r}")
+        if self.channels < 1:
+            raise ValueError(f"a network needs at least one channel, not {self.channels}")
         if self.lengths[-1] < 1:
             raise ValueError(f"{self.n_pixels} pixels are too few for {len(self.convolutions)} convolutions")
 
@@ -80,10 +113,20 @@ class QuasarNETConfig:
             lengths.append(convolution.length(lengths[-1]))
         return tuple(lengths)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one represented spectrum: (n_pixels,), or (channels, n_pixels)."""
+        return (self.n_pixels,) if self.channels == 1 else (self.channels, self.n_pixels)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads, the fields of `Outputs` that the network fills, in order."""
+        return Outputs._fields if self.sigma else Outputs._fields[:2]
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name, in the order of computation."""
         shapes: dict[str, tuple[int, ...]] = {}
-        channels = 1
+        channels = self.channels
         for i, convolution in enumerate(self.convolutions):
             shapes[f"convolutions.{i}.weight"] = (convolution.filters, channels, 1, convolution.width)
             shapes[f"convolutions.{i}.bias"] = (convolution.filters,)
@@ -93,14 +136,15 @@ class QuasarNETConfig:
         shapes["hidden.bias"] = (self.hidden,)
         if self.hidden_activation == "norm-relu":
             shapes |= _norm_shapes("hidden_norm", self.hidden)
-        for head in ("confidence", "offset"):
+        for head in self.heads:
             shapes[f"{head}.weight"] = (self.n_lines * self.n_boxes, self.hidden)
             shapes[f"{head}.bias"] = (self.n_lines * self.n_boxes,)
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON types; `from_dict` is its inverse."""
-        return asdict(self)
+        fields = asdict(self)
+        return {key: value for key, value in fields.items() if key not in _LATER or value != _LATER[key]}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> QuasarNETConfig:

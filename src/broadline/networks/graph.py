@@ -10,20 +10,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from broadline.networks.architecture import Parameters, QuasarNETConfig, check_parameters
+from broadline.networks.architecture import Outputs, Parameters, QuasarNETConfig, check_parameters
 
-__all__ = ["CONFIDENCE", "INPUT", "OFFSET", "build", "parameters_of"]
+__all__ = ["CONFIDENCE", "INPUT", "LOG_SIGMA", "OFFSET", "build", "parameters_of"]
 
-INPUT, CONFIDENCE, OFFSET = "spectra", "confidence", "offset"
+INPUT = "spectra"
+CONFIDENCE, OFFSET, LOG_SIGMA = Outputs._fields
 _OPSET = 17
 
 
 def build(config: QuasarNETConfig, parameters: Parameters, metadata: Mapping[str, str]) -> bytes:
     """Return the serialised ONNX model of a QuasarNET.
 
-    Input ``spectra`` (n, n_pixels); outputs ``confidence`` and ``offset`` (n, n_lines, n_boxes), sigmoids and
-    the offset range applied. Parameters keep their names and are not folded, so that training can go on from
-    the file; the runtime folds batch normalisation when it loads it.
+    Input ``spectra`` (n, n_pixels), or (n, channels, n_pixels) for more channels than one; outputs
+    ``confidence`` and ``offset`` (n, n_lines, n_boxes), sigmoids and the offset range applied, and
+    ``log_sigma`` of the same shape where the network has it. Parameters keep their names and are not folded,
+    so that training can go on from the file; the runtime folds batch normalisation when it loads it.
 
     Parameters
     ----------
@@ -42,7 +44,7 @@ def build(config: QuasarNETConfig, parameters: Parameters, metadata: Mapping[str
     for name, value in parameters.items():
         graph.constant(name, np.asarray(value, dtype=np.float32))
     # A convolution of height 1 over an image: the layout that runtimes have fast kernels for.
-    x = graph.reshape(INPUT, (-1, 1, 1, config.n_pixels))
+    x = graph.reshape(INPUT, (-1, config.channels, 1, config.n_pixels))
     for i, layer in enumerate(config.convolutions):
         left, right = layer.padding
         x = graph.node(
@@ -70,6 +72,9 @@ def build(config: QuasarNETConfig, parameters: Parameters, metadata: Mapping[str
         offset = graph.node("Add", [offset, graph.constant("offset_low", np.float32(low))])
     graph.reshape(confidence, shape, CONFIDENCE)
     graph.reshape(offset, shape, OFFSET)
+    if config.sigma:
+        log_sigma = graph.node("Gemm", [x, "log_sigma.weight", "log_sigma.bias"], transB=1)
+        graph.reshape(log_sigma, shape, LOG_SIGMA)
     return graph.serialise(config, metadata)
 
 
@@ -107,9 +112,9 @@ class _Graph:
         def value(name: str, *shape: int) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
 
-        heads = [value(name, config.n_lines, config.n_boxes) for name in (CONFIDENCE, OFFSET)]
+        heads = [value(name, config.n_lines, config.n_boxes) for name in config.heads]
         graph = helper.make_graph(
-            self.nodes, "quasarnet", [value(INPUT, config.n_pixels)], heads, self.constants
+            self.nodes, "quasarnet", [value(INPUT, *config.input_shape)], heads, self.constants
         )
         model = helper.make_model(
             graph, producer_name="broadline", opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from broadline.networks.architecture import Parameters, QuasarNETConfig, check_parameters
+from broadline.networks.architecture import Outputs, Parameters, QuasarNETConfig, check_parameters
 
 __all__ = ["QuasarNET"]
 
@@ -28,7 +28,7 @@ class QuasarNET(nn.Module):
     def __init__(self, config: QuasarNETConfig) -> None:
         super().__init__()
         self.config = config
-        channels = [1, *(layer.filters for layer in config.convolutions)]
+        channels = [config.channels, *(layer.filters for layer in config.convolutions)]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(channels[i], layer.filters, (1, layer.width), (1, layer.stride))
             for i, layer in enumerate(config.convolutions)
@@ -42,12 +42,15 @@ class QuasarNET(nn.Module):
             self.hidden_norm = nn.BatchNorm1d(config.hidden, eps=config.epsilon, momentum=0.01)
         self.confidence = nn.Linear(config.hidden, config.n_lines * config.n_boxes)
         self.offset = nn.Linear(config.hidden, config.n_lines * config.n_boxes)
+        if config.sigma:
+            self.log_sigma = nn.Linear(config.hidden, config.n_lines * config.n_boxes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, spectra: Tensor) -> Tensor:
-        """Return the vector that all finders share, (n, n_pixels) -> (n, hidden)."""
+        """Return the vector that all finders share, (n, *config.input_shape) -> (n, hidden)."""
+        image = spectra[:, None] if self.config.channels == 1 else spectra
         # (n, channels, 1, pixels); a single channel has the same bytes in either memory format.
-        x = spectra[:, None, None, :].to(memory_format=torch.channels_last)
+        x = image[:, :, None, :].to(memory_format=torch.channels_last)
         for layer, convolution, norm in zip(
             self.config.convolutions, self.convolutions, self.norms, strict=True
         ):
@@ -59,17 +62,18 @@ class QuasarNET(nn.Module):
             return torch.relu(self.hidden_norm(x))
         return torch.sigmoid(x)
 
-    def logits(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
-        """Return confidence and offset before their sigmoids, each (n, n_lines, n_boxes)."""
+    def logits(self, spectra: Tensor) -> Outputs[Tensor]:
+        """Return confidence and offset before their sigmoids, and log_sigma (None without that head)."""
         x = self.features(spectra)
         shape = (-1, self.config.n_lines, self.config.n_boxes)
-        return self.confidence(x).view(shape), self.offset(x).view(shape)
+        log_sigma = self.log_sigma(x).view(shape) if self.config.sigma else None
+        return Outputs(self.confidence(x).view(shape), self.offset(x).view(shape), log_sigma)
 
-    def forward(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
-        """Return confidence in (0, 1) and offset in `config.offset_range`, each (n, n_lines, n_boxes)."""
-        confidence, offset = self.logits(spectra)
+    def forward(self, spectra: Tensor) -> Outputs[Tensor]:
+        """Return confidence in (0, 1), offset in `config.offset_range`, and log_sigma."""
+        confidence, offset, log_sigma = self.logits(spectra)
         low, high = self.config.offset_range
-        return torch.sigmoid(confidence), low + (high - low) * torch.sigmoid(offset)
+        return Outputs(torch.sigmoid(confidence), low + (high - low) * torch.sigmoid(offset), log_sigma)
 
     def parameters_by_name(self) -> dict[str, NDArray[np.float32]]:
         """Return all parameters and running statistics as arrays, as the model file stores them."""

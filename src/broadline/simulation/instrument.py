@@ -35,6 +35,8 @@ _NARROWEST = 0.4
 # Sky lines weaker than this leave residuals below the noise.
 _WEAK_LINE = 60.0
 _KERNEL = 5.0  # the line-spread function ends at so many standard deviations
+#: No spectrum has less noise from sky and read-out than this times the usual sigma, whatever `shape_scatter`.
+QUIETEST = np.float32(0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Defects:
         Residual of a sky line, relative to the line: its strength; its slope, from errors of width and place,
         is as large.
     grey_loss, blue_loss : float
-        Light lost by a fibre off its target: half-normal, the second growing from red to blue.
+        Light lost by a fibre off its target: half-normal, the second growing from red to blue (a gain, if
+        it is negative).
     slope, curvature, ripple : float
         Relative error of flux calibration: linear and quadratic through the spectrum, and over 300 pixels.
     step, join : float
@@ -129,6 +132,9 @@ class Observed:
         Sky that was subtracted, 1e-17 erg / s / cm2 / Angstrom, in an exposure of the survey's usual depth.
     model : ndarray of float32, shape (n_spectra, n_pixels)
         Flux without noise and without what sky subtraction left, with the errors of flux calibration.
+    scale : ndarray of float32, shape (n_spectra,)
+        By how much the source must be brighter than the scene, 1e-17 erg / s / cm2 / Angstrom for its unit,
+        to reach the signal-to-noise ratio asked in an exposure of the usual depth; 1 for empty sky.
     """
 
     flux: _Image
@@ -137,6 +143,7 @@ class Observed:
     wdisp: _Image
     sky: _Image
     model: _Image
+    scale: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +254,8 @@ class Instrument:
         sky = night[:, :2] @ bases.sky
         variance = night @ bases.variance
         shape = _fields(bases.shape, self.shape_scatter, n, rng)
-        variance *= np.square(np.add(shape, 1, out=shape), out=shape)
+        np.maximum(np.add(shape, 1, out=shape), QUIETEST, out=shape)
+        variance *= np.square(shape, out=shape)
         scale = _brightness(model, variance, bases.electrons, sn)[:, None]
         source = np.maximum(model, 0)
         source *= scale
@@ -279,7 +287,7 @@ class Instrument:
         ivar = np.square(1 / sigma_said)
         and_mask = self._blemish(flux, ivar, sigma, rng)
         wdisp = np.broadcast_to(bases.wdisp, flux.shape)
-        return Observed(flux, ivar, and_mask, wdisp, sky, model)
+        return Observed(flux, ivar, and_mask, wdisp, sky, model, scale[:, 0])
 
     def smeared(self, scene: Scene) -> _Image:
         """Return the scene seen through the line-spread function, on the instrument's pixels."""
@@ -458,7 +466,8 @@ def _brightness(
     half = (0.5 * sn**2)[:, None] / electrons
     u = half + np.sqrt(half**2 + (sn**2)[:, None] * dark)
     # A bright line's pixel needs little, one without flux infinitely much.
-    scale = np.median(np.divide(u, flux, out=np.full_like(u, np.inf), where=flux > 0), axis=1)
+    with np.errstate(over="ignore"):
+        scale = np.median(np.divide(u, flux, out=np.full_like(u, np.inf), where=flux > 0), axis=1)
     return np.where(np.isfinite(scale), scale, 1).astype(np.float32)
 
 

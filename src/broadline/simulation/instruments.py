@@ -34,7 +34,9 @@ BOSS = Instrument(
     read_noise=8.0,
     line_scale=1.0,
     shape_scatter=0.05,
-    defects=Defects(rejected=6.5),
+    # Quasar fibres are set for light of 4000 A, standards for 5400 A: calibrated, quasars come out too blue
+    # (Margala et al. 2016, ApJ 831, 157).
+    defects=Defects(rejected=6.5, blue_loss=-0.12),
 )
 
 #: SDSS-I/II (York et al. 2000): 3 arcsec fibres, 3800-9200 A. Measured: 29 sky fibres of five plates; read
@@ -56,7 +58,7 @@ SDSS = Instrument(
 #: LAMOST low resolution (Zhao et al. 2012; Luo et al. 2015): 3.3 arcsec fibres, R ~ 1800, 3700-9100 A on the
 #: SDSS lattice, arms joined near 5900 A, where flux calibration is poor. Measured: the shape of `electrons`,
 #: on 128 stars of one plate. Assumed: its scale, the read noise, and the sky (SDSS's by area of the fibre;
-#: its lines twice that, so that sigma shows them in stars of S/N 60 as it does there).
+#: its lines 3.6 times that, so that sigma shows them in stars of S/N 60 as it does there).
 LAMOST = Instrument(
     name="lamost",
     arms=(Arm("blue", 3699.986, 5900.0), Arm("red", 5900.0, 9099.13)),
@@ -65,14 +67,14 @@ LAMOST = Instrument(
         "3690 3760 3850 4000 4250 4600 5000 5400 5650 5800 5880 5950 6050 6200 6600 7200 7900 8500 8900 9080"
     ),
     electrons=_row(
-        "0.34 0.64 1.5 4.2 9.6 20.8 32.0 38.6 33.0 27.8 27.0 41.6 58.8 74.0 122 160 111 100 55.0 48.0"
+        "0.34 0.64 1.5 4.2 9.6 20.8 32.0 38.6 33.0 27.8 27.0 41.6 58.8 74.0 122 175 140 130 70.0 55.0"
     ),
     sky=_row("5.5 5.5 5.3 6.3 6.9 7.0 6.3 6.6 8.0 9.6 18.0 18.0 9.5 8.0 6.0 5.2 6.9 4.8 4.4 4.0"),
     wdisp=_row(
         "1.15 1.13 1.12 1.1 1.08 1.05 1.02 1.0 1.0 1.0 1.0 1.0 1.02 1.02 1.0 0.98 0.96 0.95 0.95 0.95"
     ),
     read_noise=10.0,
-    line_scale=5.0,
+    line_scale=9.0,
     shape_scatter=0.08,
     defects=Defects(
         overstated=0.0,
@@ -81,8 +83,8 @@ LAMOST = Instrument(
         slope=0.12,
         curvature=0.08,
         ripple=0.02,
-        step=0.08,
-        join=0.06,
+        step=0.06,
+        join=0.04,
         rejected=10.0,
     ),
 )

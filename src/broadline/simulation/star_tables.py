@@ -44,9 +44,9 @@ MIX: dict[str, float] = {
     "O": 0.01,
     "B": 0.03,
     "A": 0.14,
-    "F": 0.13,
+    "F": 0.15,
     "sdF": 0.07,
-    "G": 0.10,
+    "G": 0.11,
     "K": 0.10,
     "M": 0.12,
     "dMe": 0.03,
@@ -58,8 +58,8 @@ MIX: dict[str, float] = {
     "DC": 0.03,
     "DQ": 0.01,
     "DZ": 0.015,
-    "WD+M": 0.04,
-    "CV": 0.03,
+    "WD+M": 0.03,
+    "CV": 0.01,
 }
 
 # Temperatures (K) by subclass: lowest, highest; uniform in the logarithm.

@@ -1,0 +1,1 @@
+"""Training: what a network is taught, and what its mistakes cost."""
