@@ -17,7 +17,8 @@ from broadline.archives import desi as archive
 from broadline.archives.base import Head
 from broadline.errors import UsageError
 from broadline.flags import Flag
-from broadline.simulation.files.desi import identity_columns, write_catalogues, write_coadd, write_truth
+from broadline.simulation.files.desi import identity_columns, write_coadd, write_truth
+from broadline.simulation.files.desi_tables import write_catalogues
 from broadline.simulation.instrument import COMBINEREJ, NODATA
 from broadline.simulation.instruments import DESI
 from broadline.simulation.pointing import COLUMNS, Pointing

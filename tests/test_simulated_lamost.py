@@ -18,7 +18,8 @@ from broadline.archives import lamost as archive
 from broadline.archives.base import Head
 from broadline.errors import UsageError
 from broadline.flags import Flag
-from broadline.simulation.files.lamost import identity_columns, write_catalogues, write_spectra
+from broadline.simulation.files.lamost import identity_columns, write_spectra
+from broadline.simulation.files.lamost_tables import write_catalogues
 from broadline.simulation.instrument import COMBINEREJ, NODATA
 from broadline.simulation.instruments import LAMOST
 from broadline.simulation.pointing import COLUMNS, Pointing

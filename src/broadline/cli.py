@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from broadline.errors import BroadlineError
+
 if TYPE_CHECKING:
     from broadline.inputs import Inputs
     from broadline.model import Model
@@ -159,7 +161,6 @@ def simulate(
 
     A command that was stopped goes on where it was when it is given again.
     """
-    from broadline.errors import UsageError
     from broadline.simulation.recipe import RECIPES, read_recipe
     from broadline.simulation.survey import Request
     from broadline.simulation.survey import simulate as run
@@ -170,7 +171,7 @@ def simulate(
         try:
             catalogues = run(request, output, workers, lambda done: progress.show(done, done / n))
         except KeyboardInterrupt:
-            raise UsageError(f"interrupted; the same command goes on in {output}") from None
+            raise _InterruptedError(f"interrupted; the same command goes on in {output}") from None
     typer.echo(f"{output}: {n:,} spectra, {', '.join(path.name for path in catalogues)}")
 
 
@@ -289,10 +290,15 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+_INTERRUPTED = 130  # the exit code that typer and shells make of an interrupt from the keyboard
+
+
+class _InterruptedError(BroadlineError):
+    """An interrupt from the keyboard that leaves something behind."""
+
+
 def main() -> None:
     """Run the command line; an error meant for the user is one line and exit code 2."""
-    from broadline.errors import BroadlineError
-
     # What astropy has to say of damaged headers is told by FLAGS and the summary.
     warnings.filterwarnings("ignore", module=r"astropy\.io\.fits")
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
@@ -300,8 +306,8 @@ def main() -> None:
         app(prog_name="broadline")
     except BroadlineError as error:
         _say(f"broadline: {error}")
-        sys.exit(2)
+        sys.exit(_INTERRUPTED if isinstance(error, _InterruptedError) else 2)
     except SystemExit as leaving:
-        if leaving.code == 130:  # what typer makes of an interrupt from the keyboard
+        if leaving.code == _INTERRUPTED:
             _say("broadline: interrupted; nothing was written")
         raise

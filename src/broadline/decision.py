@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from broadline.errors import UsageError
 from broadline.lines import Line
 
-__all__ = ["CONFLICT_KMS", "SPEED_OF_LIGHT", "Decision", "Rule", "decide", "velocity"]
+__all__ = ["CONFLICT_KMS", "SPEED_OF_LIGHT", "Decision", "Rule", "combine", "decide", "velocity"]
 
 #: km/s, exact by definition of the metre.
 SPEED_OF_LIGHT = 299_792.458
 #: Redshifts further apart than this come from different lines (Busca & Balland 2018, section 4.1).
 CONFLICT_KMS = 6000.0
+# Lines at least this sure, and this near to the surest one (km / s), have a say in the redshift.
+_SAY, _NEAR = 0.2, 4000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ class Decision:
     ----------
     is_qso : ndarray of bool
     z : ndarray of float64
-        Redshift of the most confident emission line, whether or not it is above the threshold.
+        Redshift of the most confident emission line, whether or not it is above the threshold; of all lines
+        that agree with it, where their errors are known.
+    z_err : ndarray of float64
+        Its error; NaN where the finders do not tell.
     best_line : ndarray of int64
         Index of that line.
     n_lines : ndarray of int16
@@ -68,6 +73,7 @@ class Decision:
 
     is_qso: NDArray[np.bool_]
     z: NDArray[np.float64]
+    z_err: NDArray[np.float64]
     best_line: NDArray[np.int64]
     n_lines: NDArray[np.int16]
     is_bal: NDArray[np.bool_]
@@ -80,7 +86,47 @@ def velocity(z: NDArray[np.float64], z_reference: NDArray[np.float64]) -> NDArra
     return SPEED_OF_LIGHT * (z - z_reference) / (1 + z_reference)
 
 
-def decide(c: NDArray[np.float32], z: NDArray[np.float64], lines: Sequence[Line], rule: Rule) -> Decision:
+def combine(
+    c: NDArray[np.float32],
+    z: NDArray[np.float64],
+    z_err: NDArray[np.float64],
+    best: NDArray[np.int64],
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return redshift and error from all emission lines that agree with the most confident one.
+
+    The inverse-variance mean of ln(1 + z).
+
+    Parameters
+    ----------
+    c, z, z_err : ndarray, shape (n_spectra, n_lines)
+        Confidences, redshifts and errors of the emission lines.
+    best : ndarray of int64, shape (n_spectra,)
+        Column of the most confident line.
+    scale : (float, float)
+        What the error is multiplied by where one line has a say, and where more have: the errors of lines of
+        one spectrum are correlated.
+    """
+    rows = np.arange(len(c))
+    near = np.abs(velocity(z, z[rows, best][:, None])) < _NEAR
+    say = (c > _SAY) & near
+    say[rows, best] = True
+    log, error = np.log1p(np.maximum(z, -0.99)), z_err / np.maximum(1 + z, 0.01)
+    weight = say / np.maximum(error, 1e-7) ** 2
+    total = weight.sum(axis=1)
+    combined = np.expm1((weight * log).sum(axis=1) / total)
+    widened = np.where(say.sum(axis=1) > 1, scale[1], scale[0])
+    return combined, widened * (1 + combined) / np.sqrt(total)
+
+
+def decide(
+    c: NDArray[np.float32],
+    z: NDArray[np.float64],
+    lines: Sequence[Line],
+    rule: Rule,
+    z_err: NDArray[np.float64] | None = None,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Decision:
     """Return the verdict on each spectrum from its lines' confidences and redshifts.
 
     Parameters
@@ -89,12 +135,20 @@ def decide(c: NDArray[np.float32], z: NDArray[np.float64], lines: Sequence[Line]
     z : ndarray of float64, shape (n_spectra, n_lines)
     lines : sequence of Line, length n_lines
     rule : Rule
+    z_err : ndarray of float64, shape (n_spectra, n_lines), optional
+        Errors of the redshifts: lines are combined then (`combine`).
+    scale : (float, float)
+        As `combine` takes it.
     """
     emission = np.flatnonzero([not line.bal for line in lines])
     absorption = np.flatnonzero([line.bal for line in lines])
     rows = np.arange(len(c))
     best = emission[c[:, emission].argmax(axis=1)]
     z_best = z[rows, best]
+    error = np.full(len(c), np.nan)
+    if z_err is not None:
+        at = c[:, emission].argmax(axis=1)
+        z_best, error = combine(c[:, emission], z[:, emission], z_err[:, emission], at, scale)
     found = c[:, emission] > rule.c_th
     n_lines = found.sum(axis=1, dtype=np.int16)
     is_qso = n_lines >= rule.l_min
@@ -102,6 +156,7 @@ def decide(c: NDArray[np.float32], z: NDArray[np.float64], lines: Sequence[Line]
     return Decision(
         is_qso=is_qso,
         z=z_best,
+        z_err=error,
         best_line=best,
         n_lines=n_lines,
         is_bal=is_qso & (c[:, absorption] > rule.c_th_bal).any(axis=1),

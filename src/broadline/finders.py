@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from broadline.grid import Grid
 from broadline.lines import Line
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "errors", "read_at"]
 
 
 def encode(
@@ -76,3 +76,51 @@ def decode(
     place = box[:, :, 0] + np.take_along_axis(offset, box, axis=2)[:, :, 0].astype(np.float64)
     rest = np.array([line.wavelength for line in lines])
     return c, grid.wavelength(place * (grid.size / n_boxes)) / rest - 1
+
+
+def errors(
+    confidence: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    log_sigma: NDArray[np.float32],
+    lines: Sequence[Line],
+    grid: Grid,
+) -> NDArray[np.float64]:
+    """Return the error of the redshifts that `decode` returns, as the finders themselves put it.
+
+    Parameters
+    ----------
+    confidence, offset, log_sigma : ndarray of float32, shape (n_spectra, n_lines, n_boxes)
+        `log_sigma` is the natural logarithm of the offset's error in boxes.
+    lines : sequence of Line, length n_lines
+    grid : Grid
+
+    Returns
+    -------
+    ndarray of float64, shape (n_spectra, n_lines)
+    """
+    n_boxes = confidence.shape[2]
+    box = confidence.argmax(axis=2)[:, :, None]
+    place, sigma = (
+        np.take_along_axis(x, box, axis=2)[:, :, 0].astype(np.float64) for x in (offset, log_sigma)
+    )
+    place, sigma = place + box[:, :, 0], np.exp(np.clip(sigma, -12, 3))
+    rest = np.array([line.wavelength for line in lines])
+    ends = [grid.wavelength((place + side * sigma) * (grid.size / n_boxes)) for side in (1, -1)]
+    return np.asarray(0.5 * (ends[0] - ends[1]) / rest)
+
+
+def read_at(
+    confidence: NDArray[np.float32], z: NDArray[np.float64], line: Line, grid: Grid
+) -> NDArray[np.float32]:
+    """Return a finder's confidence in the box where a redshift puts its line; 0 where that is out of range.
+
+    Parameters
+    ----------
+    confidence : ndarray of float32, shape (n_spectra, n_boxes)
+    z : ndarray of float64, shape (n_spectra,)
+    line : Line
+    grid : Grid
+    """
+    box = encode(z, [line], grid, confidence.shape[1])[0][:, 0]
+    found = confidence[np.arange(len(z)), np.maximum(box, 0)]
+    return np.where(box >= 0, found, np.float32(0))

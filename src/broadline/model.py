@@ -8,14 +8,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from broadline.decision import decide
+from broadline.calibration import Calibration, bal_features, quasar_features
+from broadline.decision import Decision, decide
 from broadline.errors import BroadlineError, ModelError
-from broadline.finders import decode
+from broadline.finders import decode, errors, read_at
 from broadline.flags import UNCLASSIFIED, Flag, mark
 from broadline.lines import Line
 from broadline.networks.architecture import Parameters
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
+    "Found",
     "Model",
     "Recipe",
     "import_weights",
@@ -53,6 +55,24 @@ _FOREIGN = {
     b"SIMPLE  =": "it is a FITS file; spectra are given without --model",
 }
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+class Found(NamedTuple):
+    """What the finders say of some spectra.
+
+    Attributes
+    ----------
+    c : ndarray of float32, shape (n_spectra, n_lines)
+        Confidence in each line.
+    z : ndarray of float64, shape (n_spectra, n_lines)
+        The redshift it implies.
+    z_err : ndarray of float64, shape (n_spectra, n_lines), optional
+        Its error as the network puts it, where it does.
+    """
+
+    c: NDArray[np.float32]
+    z: NDArray[np.float64]
+    z_err: NDArray[np.float64] | None
 
 
 class Model:
@@ -122,20 +142,33 @@ class Model:
         except ValueError as error:
             raise ModelError(str(error)) from error
 
-    def predict(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Return each line's confidence and redshift for represented spectra.
+    def predict(self, values: NDArray[np.float32]) -> Found:
+        """Return what the finders say of represented spectra.
 
         Parameters
         ----------
-        values : ndarray of float32, shape (n_spectra, grid.size)
-
-        Returns
-        -------
-        c : ndarray of float32, shape (n_spectra, n_lines)
-        z : ndarray of float64, shape (n_spectra, n_lines)
+        values : ndarray of float32, shape (n_spectra, grid.size) or (n_spectra, 2, grid.size)
+            As the model's representation gives them.
         """
         output = self.run(np.ascontiguousarray(values, dtype=np.float32))
-        return decode(output.confidence, output.offset, self.lines, self.representation.grid)
+        grid = self.representation.grid
+        c, z = decode(output.confidence, output.offset, self.lines, grid)
+        if output.log_sigma is None:
+            return Found(c, z, None)
+        # Networks that tell errors are asked for broad absorption where the redshift puts CIV, and only there.
+        emission = np.flatnonzero([not line.bal for line in self.lines])
+        z_best = z[np.arange(len(z)), emission[c[:, emission].argmax(axis=1)]]
+        for i, line in enumerate(self.lines):
+            if line.bal:
+                c[:, i], z[:, i] = read_at(output.confidence[:, i], z_best, line, grid), z_best
+        return Found(c, z, errors(*output, self.lines, grid))
+
+    def judge(self, values: NDArray[np.float32]) -> tuple[Found, Decision]:
+        """Return what the finders say of represented spectra, and the verdict by the rule in force."""
+        found = self.predict(values)
+        calibration = self.recipe.calibration
+        scale = calibration.scale if calibration else (1.0, 1.0)
+        return found, decide(found.c, found.z, self.lines, self.rule, found.z_err, scale)
 
     def classify_batch(self, spectra: Spectra) -> pa.Table:
         """Return the catalogue rows of a batch, one for each spectrum, in order."""
@@ -144,11 +177,8 @@ class Model:
         represented = self.representation(spectra)
         flags = represented.flags
         able = (flags & UNCLASSIFIED) == 0
-        n_lines = len(self.lines)
-        c, z = np.zeros((len(spectra), n_lines), np.float32), np.zeros((len(spectra), n_lines))
-        if able.any():
-            c[able], z[able] = self.predict(represented.values[able])
-        verdict = decide(c, z, self.lines, self.rule)
+        values = represented.values  # 0 where there is nothing to classify: `rows` leaves those out
+        (c, z, z_err), verdict = self.judge(values)
         mark(flags, verdict.conflict & able, Flag.CONFLICTING_LINES)
         names = np.array([line.name for line in self.lines], dtype=object)
         results: dict[str, NDArray[Any]] = {
@@ -159,9 +189,26 @@ class Model:
             "IS_BAL": verdict.is_bal,
             "NEEDS_VI": verdict.needs_vi,
         }
+        if z_err is not None:
+            results["Z_ERR"] = verdict.z_err
+        if self.recipe.calibration:
+            results |= self._probabilities(self.recipe.calibration, c, z, verdict)
         for i, name in enumerate(names):
             results[f"C_{name}"], results[f"Z_{name}"] = c[:, i], z[:, i]
         return rows(spectra.ids, flags, represented.sn_median, results, list(names))
+
+    def _probabilities(
+        self, calibration: Calibration, c: NDArray[np.float32], z: NDArray[np.float64], verdict: Decision
+    ) -> dict[str, NDArray[Any]]:
+        emission = np.array([not line.bal for line in self.lines])
+        features = quasar_features(c[:, emission], z[:, emission], verdict.z, verdict.z_err)
+        out = {
+            "P_QSO": calibration.probability("qso", features),
+            "P_Z": calibration.probability("z", features),
+        }
+        if not emission.all():
+            out["P_BAL"] = calibration.probability("bal", bal_features(c[:, ~emission].max(axis=1)))
+        return out
 
     def classify(self, spectra: Spectra | Iterable[Spectra]) -> Table:
         """Return the catalogue of some spectra as an astropy Table, one row a spectrum, in input order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from broadline.calibration import Calibration
 from broadline.decision import Rule
 from broadline.lines import Line
 from broadline.networks.architecture import QuasarNETConfig
@@ -30,6 +31,8 @@ class Recipe:
         The decision rule it was made for, unless the caller gives another.
     card : dict of str to str
         For people: origin, what it was trained on, scores, known failures.
+    calibration : Calibration, optional
+        Without one there are no probabilities.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Recipe:
     lines: tuple[Line, ...]
     rule: Rule
     card: dict[str, str]
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if len(self.lines) != self.network.n_lines:
@@ -58,6 +62,8 @@ class Recipe:
             "rule": asdict(self.rule),
             "card": self.card,
         }
+        if self.calibration:
+            fields["calibration"] = self.calibration.to_dict()
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
@@ -79,4 +85,5 @@ class Recipe:
             lines=tuple(Line(**line) for line in fields["lines"]),
             rule=Rule(**fields["rule"]),
             card={str(key): str(value) for key, value in fields["card"].items()},
+            calibration=Calibration.from_dict(fields["calibration"]) if "calibration" in fields else None,
         )

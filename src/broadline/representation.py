@@ -26,7 +26,7 @@ class Represented(NamedTuple):
 
     Attributes
     ----------
-    values : ndarray of float32, shape (n_spectra, grid.size)
+    values : ndarray of float32, shape (n_spectra, grid.size) or (n_spectra, 2, grid.size)
     data : ndarray of bool, shape (n_spectra, grid.size)
         Bins that hold data.
     flags : ndarray of uint32, shape (n_spectra,)
@@ -58,12 +58,20 @@ class Representation:
     empty : {"zero", "as-published"}
         Bins without data after normalisation: 0, or what the published codes leave there, the image of
         flux 0, which is -mean/rms. The latter imitates a spectral break at the edge of the coverage.
+    channels : {"flux", "flux+error"}
+        Flux alone, or with ``log(1 + sqrt(ivar) rms)`` beside it: how well each bin is known, 0 without data.
+        For "rms" only.
     """
 
     grid: Grid = QUASARNET_LOG
     resampling: Literal["binned", "conserving"] = "binned"
     normalisation: Literal["rms", "minmax"] = "rms"
     empty: Literal["zero", "as-published"] = "zero"
+    channels: Literal["flux", "flux+error"] = "flux"
+
+    def __post_init__(self) -> None:
+        if self.channels == "flux+error" and self.normalisation != "rms":
+            raise ValueError("the error channel is defined for the normalisation rms alone")
 
     def __call__(self, spectra: Spectra) -> Represented:
         """Return the representation of a batch; rows that have none are 0 and flagged, never dropped."""
@@ -73,11 +81,13 @@ class Representation:
         flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
         data = ivar > 0
         normalise = _rms if self.normalisation == "rms" else _minmax
-        values, constant = normalise(flux, ivar, data)
+        values, constant, unit = normalise(flux, ivar, data)
         if self.empty == "zero":
             values *= data
         sn = _sn_median(flux, ivar, data, pixels)
         flags = spectra.flags | _quality(spectra, data, constant, sn)
+        if self.channels == "flux+error":
+            values = np.stack([values, np.log1p(np.sqrt(ivar) * unit)], axis=1)
         values[(flags & (Flag.NO_DATA | Flag.NO_COVERAGE | Flag.CONSTANT_FLUX)) != 0] = 0
         return Represented(values, data, flags, sn)
 
@@ -100,6 +110,7 @@ class Representation:
             "resampling": ("binned", "conserving"),
             "normalisation": ("rms", "minmax"),
             "empty": ("zero", "as-published"),
+            "channels": ("flux", "flux+error"),
         }
         for name, allowed in choices.items():
             if getattr(representation, name) not in allowed:
@@ -111,8 +122,8 @@ _Image = NDArray[np.float32]
 _Mask = NDArray[np.bool_]
 
 
-def _rms(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask]:
-    """Return ``(flux - mean) / rms``, both weighted by ivar, and which rows are constant."""
+def _rms(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image]:
+    """Return ``(flux - mean) / rms``, both weighted by ivar, which rows are constant, and the rms."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         weight = ivar / ivar.sum(axis=1, keepdims=True)
         mean = np.einsum("ij,ij->i", flux, weight)[:, None]
@@ -120,18 +131,19 @@ def _rms(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask]:
         rms = np.sqrt(np.einsum("ij,ij,ij->i", values, values, weight))[:, None]
         constant = ~(rms > _CONSTANT * np.abs(mean)) & data.any(axis=1, keepdims=True)
         values /= rms
-    return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0), constant[:, 0]
+    unit = np.nan_to_num(rms, nan=0.0, posinf=0.0)
+    return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0), constant[:, 0], unit
 
 
-def _minmax(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask]:
-    """Return flux scaled so that the bins with data span [-1, 1], and which rows are constant."""
+def _minmax(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image]:
+    """Return flux scaled so that the bins with data span [-1, 1], which are constant, and half the span."""
     low = np.where(data, flux, np.inf).min(axis=1, keepdims=True)
     high = np.where(data, flux, -np.inf).max(axis=1, keepdims=True)
     span = high - low
     constant = ~(span > _CONSTANT * np.abs(high)) & data.any(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = 2 * (flux - low) / span - 1
-    return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0), constant[:, 0]
+    return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0), constant[:, 0], span / 2
 
 
 def _sn_median(flux: _Image, ivar: _Image, data: _Mask, pixels: NDArray[np.float64]) -> _Image:

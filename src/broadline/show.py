@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from broadline.decision import decide
 from broadline.errors import UsageError
 from broadline.flags import UNCLASSIFIED, describe
 from broadline.inputs import read
@@ -93,6 +92,7 @@ def draw(spectra: Spectra, model: Model) -> Figure:
 
 def _draw_flux(axes: Axes, represented: Represented, grid: Grid) -> None:
     values, data = represented.values[0], represented.data[0]
+    values = values if values.ndim == 1 else values[0]  # flux is the first channel
     if not data.all():
         label = "bins without data, as the network gets them"
         empty = np.where(data, np.nan, values)
@@ -108,7 +108,7 @@ def _draw_flux(axes: Axes, represented: Represented, grid: Grid) -> None:
 
 def _draw_lines(axes: Axes, represented: Represented, model: Model) -> str:
     """Draw each line with its confidence; return the verdict in words."""
-    c, z = model.predict(represented.values)
+    (c, z, _), verdict = model.judge(represented.values)
     rest = np.array([line.wavelength for line in model.lines])
     position = rest * (1 + z[0])
     left, right = axes.get_xlim()
@@ -138,7 +138,6 @@ def _draw_lines(axes: Axes, represented: Represented, model: Model) -> str:
             fontsize=8,
             color=color,
         )
-    verdict = decide(c, z, model.lines, model.rule)
     if not verdict.is_qso[0]:
         return "not a quasar"
     kind = "quasar, BAL" if verdict.is_bal[0] else "quasar"

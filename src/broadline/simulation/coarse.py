@@ -1,4 +1,4 @@
-"""Instruments played on the bins of a grid: what `Instrument.observe` does, some hundred times as fast.
+"""Instruments played on the bins of a grid: what `Instrument.observe` does, ten to fifty times as fast.
 
 A network in training should never see the same noise twice, and at full resolution the noise costs more than
 the training. Here everything that `Instrument.observe` does happens on the bins that the network reads. The
@@ -18,9 +18,10 @@ the same variance then.
 says; its flux does not move. A cosmic ray of A sigma in a pixel is one of A sqrt(w_i) sigma in the bin.
 
 **Residuals of sky lines.** A bright source evens out the weights, and the pixels with lines count for more.
-The residuals' standard deviation grows from that with w_i to that with equal weights, with x / (x + d) of
-the source and the dark variance d of the pixels with lines; for two kinds of pixels, few of them with lines,
-that is exact. Of the correlation between bins the main components are kept.
+The residuals' standard deviation grows from that with w_i to that with equal weights, as x / (x + d) of the
+source and the dark variance d of the pixels with lines (harmonic mean). With d the same in all of them and
+few of them that is exact; with real lines the scatter of pulls is 0 to 4 % too small up to S/N 5 and 2 %
+(SDSS-like lines) to 10 % (LAMOST's) at S/N 30. Of the correlation of bins the main components are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from broadline.simulation.instrument import QUIETEST, Defects, Instrument, _Base
 __all__ = ["Coarse", "Exposed", "blocks"]
 
 _Image = NDArray[np.float32]
-_BLOCK = 256  # spectra: the dozen images of a block stay in a core's cache
+_BLOCK = 256  # spectra: smaller blocks pay for calls, larger ones for memory
 _SAMPLES = 201  # pixels at which the signal-to-noise ratio is taken, odd so that one of them is the median
 _KEPT = 0.99  # share of the variance of sky residuals whose correlation is kept
 # OpenBLAS multiplies matrices of at most so many products in the calling thread; beside a training that uses
@@ -48,7 +49,7 @@ _TILE = 64  # columns multiplied at a time
 _GONE = 1e-4  # a bin with less than this of its weight left has no data
 # Flux, in sigma squared of a pixel of the sky, beyond which a pixel is saturated: float32 can square it.
 _SATURATED = 1e8
-_DARK = np.float32(1e30)  # a source that would have to be so much brighter has no light
+_DARK = np.float32(1e30)  # a source that would have to be so much brighter has no light; no flux is larger
 
 
 class Exposed(NamedTuple):
@@ -101,7 +102,8 @@ class Coarse:
         Parameters
         ----------
         clean : ndarray of float, shape (n_spectra, grid.size)
-            Mean noise-free flux in each bin, finite; the unit matters for sky fibres only, see `sn`.
+            Mean noise-free flux in each bin, finite; the unit matters for sky fibres only, see `sn`. Beyond
+            1e15, or where light is fainter than 1e-15, ivar leaves the range of float32.
         sn : ndarray, shape (n_spectra,)
             Median over the instrument's pixels of the true signal-to-noise ratio a pixel, > 0. Ignored where
             the median flux is not positive (sky fibres): there `clean` is in 1e-17 erg / s / cm2 / Angstrom.
@@ -139,7 +141,9 @@ class Coarse:
         n, fields, defects = len(clean), self._fields, self.instrument.defects
         noise, draws = _normal(rng, (n, self.grid.size), (n, fields.size))
         bright = fields.calibration(draws)
-        bright *= clean
+        with np.errstate(over="ignore"):
+            bright *= clean
+        np.clip(bright, -_DARK, _DARK, out=bright)
         night = np.exp(draws[:, :2] * _NIGHT)
         shape = fields.shape(draws)
         scale = self._samples.brightness(bright, night, shape, sn)
@@ -183,7 +187,7 @@ def blocks(n: int) -> list[slice]:
 def _normal(rng: np.random.Generator, *shapes: tuple[int, int]) -> list[_Image]:
     """Return arrays of standard normal numbers up to 5.8, in half the time of ``rng.standard_normal``.
 
-    Box & Muller (1958): in float32 numpy's logarithm, sine and cosine handle sixteen numbers at a time.
+    Box & Muller (1958): in float32 numpy's logarithm, sine and cosine handle many numbers at a time.
     """
     sizes = [rows * columns for rows, columns in shapes]
     half = (sum(sizes) + 1) // 2

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from broadline.lines import LINES
 from broadline.simulation.fitting import five_fits
 from broadline.simulation.inspection import bal_significance, inspect, significance
 from broadline.simulation.instrument import NODATA, Instrument, Observed, draw_sn
 from broadline.simulation.instruments import INSTRUMENTS
 from broadline.simulation.pointing import Pointing
 from broadline.simulation.recipe import SurveyRecipe
+from broadline.simulation.scene import Scene
 from broadline.simulation.sources import Sources, draw_classes, draw_sources
 
 __all__ = ["observe_field"]
@@ -55,14 +58,53 @@ def observe_field(
     factor = np.array([recipe.sn_factor.get(name, 1.0) for name in classes])
     sn = draw_sn(size, rng, recipe.sn_median, recipe.sn_sigma, recipe.sn_highest)
     sn = np.minimum(sn * factor, recipe.sn_highest)
-    place = _place(number, size, rng)
-    visits = [_visit(archive, number, 0, instrument, sources, sn, place, rng)]
+    sn = _through_forest(sn, sources, instrument)
+    exposed = instrument.observe(sources.scene, sn, rng)
+    # As bright as the noise implies; exposures differ, and dead fibres have no light.
+    bright = np.exp(_DEPTH * rng.standard_normal(size)) * exposed.scale
+    same = _place(number, size, rng)
+    same["PSFMAG"] = _magnitudes(exposed.model, bright, instrument.wavelength, rng)
+    visits = [_visit(archive, number, 0, instrument, sources, exposed, sn, bright, same, rng)]
     if again:
         rows = np.sort(rng.choice(size, again, replace=False))
         sn = np.minimum(sn[rows] * np.exp(_SECOND_LOOK * rng.standard_normal(again)), recipe.sn_highest)
-        place = {name: column[rows] for name, column in place.items()}
-        visits.append(_visit(archive, number, 1, instrument, _some(sources, rows), sn, place, rng))
+        same = {name: column[rows] for name, column in same.items()}
+        some = _some(sources, rows)
+        exposed = instrument.observe(some.scene, sn, rng)
+        visits.append(_visit(archive, number, 1, instrument, some, exposed, sn, bright[rows], same, rng))
     return visits
+
+
+def _through_forest(sn: NDArray[Any], sources: Sources, instrument: Instrument) -> NDArray[np.float32]:
+    """Return the median signal-to-noise ratios of spectra that would have `sn` were there no Lya forest.
+
+    Up to z = 3 that is `sn` itself, as recipes mean the median pixel of real spectra; from z = 4 it is what
+    the median pixel has when the pixels redward of Lya have a median of `sn`. If half of the pixels are in
+    the forest a median of `sn` would make a quasar outshine everything.
+    """
+    scene, out = sources.scene, np.array(sn, dtype=np.float32)
+    rows = np.flatnonzero((scene.truth["CLASS"] == "QSO") & (scene.truth["Z"] > 3))
+    if len(rows):
+        z, wavelength = scene.truth["Z"][rows], instrument.wavelength
+        flux = instrument.smeared(replace(scene, flux=scene.flux[rows], truth={}))
+        dark, electrons = _dark(instrument), instrument.table("electrons", wavelength)
+        # As `Instrument.observe` has it, solved for the brightness of each pixel.
+        half = 0.5 * sn[rows, None] ** 2 / electrons
+        bright = (half + np.sqrt(half**2 + sn[rows, None] ** 2 * dark)) / flux
+        red = wavelength > LINES["LYA"].wavelength * (1 + z)[:, None]
+        source = flux * np.nanmedian(np.where(red, bright, np.nan), axis=1)[:, None]
+        median = np.median(source / np.sqrt(dark + source / electrons), axis=1)
+        out[rows] *= np.minimum(median / sn[rows], 1) ** np.clip(z - 3, 0, 1)
+    return out
+
+
+@lru_cache(maxsize=len(INSTRUMENTS))
+def _dark(instrument: Instrument) -> NDArray[np.float64]:
+    """Return the variance of a pixel of empty sky in a usual night, shape (n_pixels,)."""
+    first, size = instrument.window
+    nothing = Scene(first, np.zeros((64, size), dtype=np.float32), {})
+    seen = instrument.perfect().observe(nothing, np.ones(64), np.random.default_rng(0))
+    return np.asarray(1 / seen.ivar.mean(axis=0, dtype=np.float64))
 
 
 def _place(number: int, n: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -93,12 +135,14 @@ def _visit(
     visit: int,
     instrument: Instrument,
     sources: Sources,
+    observed: Observed,
     sn: NDArray[Any],
-    place: dict[str, NDArray[Any]],
+    bright: NDArray[Any],
+    same: dict[str, NDArray[Any]],
     rng: np.random.Generator,
 ) -> Pointing:
+    """Return a pointing; `same` is what all visits have in common, `observed` is changed in place."""
     scene = sources.scene
-    observed = instrument.observe(scene, sn, rng)
     dead = scene.truth["SUBCLASS"] == "DEAD"
     observed.flux[dead], observed.ivar[dead] = 0, 0
     observed.and_mask[dead] |= NODATA
@@ -114,13 +158,12 @@ def _visit(
         trough[rows] = bal_significance(
             observed.model[rows], observed.ivar[rows], instrument.wavelength, bare, truth["TRUE_Z"][rows]
         )
-    _to_flux_units(observed, np.where(dead, 1, np.exp(_DEPTH * rng.standard_normal(len(sn)))))
+    _to_flux_units(observed, bright)
     empty = scene.truth["CLASS"] == "SKY"
     table: dict[str, NDArray[Any]] = {
-        **place,
+        **same,
         **truth,
-        "THING_ID": np.where(empty, -1, place["THING_ID"]),
-        "PSFMAG": _magnitudes(observed.model, instrument.wavelength, rng),
+        "THING_ID": np.where(empty, -1, same["THING_ID"]),
         "SN": np.where(empty, 0, sn),
         "SIGNIFICANCE": seen,
         "BAL_SIGNIFICANCE": trough,
@@ -130,9 +173,9 @@ def _visit(
     return Pointing(archive, number, visit, instrument, observed, table)
 
 
-def _to_flux_units(observed: Observed, depth: NDArray[Any]) -> None:
-    """Bring flux and ivar to 1e-17 erg / s / cm2 / Angstrom, in place: as bright as the noise implies."""
-    scale = (observed.scale * depth).astype(np.float32)[:, None]
+def _to_flux_units(observed: Observed, bright: NDArray[Any]) -> None:
+    """Bring flux and ivar to 1e-17 erg / s / cm2 / Angstrom, in place."""
+    scale = bright.astype(np.float32)[:, None]
     for image in (observed.flux, observed.model):
         np.multiply(image, scale, out=image)
     np.divide(observed.ivar, scale, out=observed.ivar)
@@ -140,7 +183,10 @@ def _to_flux_units(observed: Observed, depth: NDArray[Any]) -> None:
 
 
 def _magnitudes(
-    model: NDArray[np.float32], wavelength: NDArray[np.float64], rng: np.random.Generator
+    model: NDArray[np.float32],
+    bright: NDArray[Any],
+    wavelength: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """Return AB magnitudes in ugriz with photometric scatter; 0, as in the archives, where there are none."""
     out = np.zeros((len(model), len(_BANDS)), dtype=np.float32)
@@ -148,7 +194,7 @@ def _magnitudes(
         inside = np.flatnonzero((wavelength > low) & (wavelength < high))
         if not len(inside):
             continue
-        flux = model[:, inside].mean(axis=1) * 1e-17  # erg / s / cm2 / Angstrom
+        flux = model[:, inside].mean(axis=1) * bright * 1e-17  # erg / s / cm2 / Angstrom
         frequency_flux = flux * wavelength[inside].mean() ** 2 / 2.99792458e18
         shining = frequency_flux > 0
         out[shining, band] = -2.5 * np.log10(frequency_flux[shining]) - 48.6

@@ -13,64 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from scipy.special import ndtr
 
 from broadline.air import air_to_vacuum
+from broadline.simulation.galaxy_gas import add_gas, attenuation, measured_widths
+from broadline.simulation.galaxy_tables import FIRST, LINES, N_PIXELS, NORMAL, PIXEL
 from broadline.simulation.scene import Rest
 from broadline.simulation.star import photospheres
 from broadline.simulation.templates import found, read_table, resample
-from broadline.spectra import LATTICE_STEP, lattice_wavelength
+from broadline.spectra import lattice_wavelength
 
 __all__ = ["FIRST", "LINES", "N_PIXELS", "attenuation", "draw"]
 
 _Array = NDArray[np.float64]
 _Array32 = NDArray[np.float32]
-
-#: Rest-frame lattice window of galaxies: 1528-10765 Angstrom, the observed 3500-10500 for 0 <= z < 1.25.
-FIRST, N_PIXELS = 31840, 8480
-
-_C = 299792.458  # km/s
-_PIXEL = _C * np.log(10) * LATTICE_STEP  # km/s
-
-#: Nebular lines, vacuum Angstrom (NIST Atomic Spectra Database).
-LINES: dict[str, float] = {
-    "OII 3727": 3727.092,
-    "OII 3730": 3729.875,
-    "NeIII 3870": 3869.86,
-    "H8": 3890.166,
-    "NeIII 3969": 3968.59,
-    "H epsilon": 3971.198,
-    "H delta": 4102.892,
-    "H gamma": 4341.692,
-    "OIII 4364": 4364.436,
-    "HeII 4687": 4687.015,
-    "H beta": 4862.691,
-    "OIII 4960": 4960.295,
-    "OIII 5008": 5008.240,
-    "HeI 5877": 5877.243,
-    "OI 6302": 6302.046,
-    "OI 6366": 6365.536,
-    "NII 6550": 6549.86,
-    "H alpha": 6564.632,
-    "NII 6585": 6585.27,
-    "SII 6718": 6718.294,
-    "SII 6733": 6732.674,
-    "ArIII 7138": 7137.77,
-    "SIII 9071": 9071.1,
-    "SIII 9533": 9533.2,
-}
-# Case B at 10,000 K (Osterbrock & Ferland 2006, table 4.4), in units of H alpha.
-_CASE_B = {
-    "H alpha": 1.0,
-    "H beta": 0.350,
-    "H gamma": 0.164,
-    "H delta": 0.0907,
-    "H epsilon": 0.0556,
-    "H8": 0.0368,
-}
-# Lines of the broad-line region with a constant flux in units of broad H alpha, and MgII.
-_BROAD = {"H alpha": 1.0, "H beta": 0.32, "H gamma": 0.13, "H delta": 0.06, "HeI 5877": 0.05}
-_MG_II = 2799.1  # both lines
 
 #: Kinds of galaxy and their shares at z = 0 and z = 1.
 _KINDS = ("PASSIVE", "STARFORMING", "STARBURST", "LINER", "AGN", "E+A", "BROADLINE")
@@ -145,29 +100,14 @@ def draw(
                 flux[chosen] = weights[chosen] @ basis[i]
     curve = (0.4 * np.log(10) * attenuation(lattice_wavelength(FIRST, N_PIXELS))).astype(np.float32)
     flux *= np.exp(-ebv[:, None].astype(np.float32) * curve[None, :])
-    flux /= flux[:, _NORMAL].mean(axis=1, keepdims=True)
-    truth = _add_gas(flux, subclass, ebv, z, rng)
+    flux /= flux[:, NORMAL].mean(axis=1, keepdims=True)
+    truth = add_gas(flux, subclass, ebv, z, rng)
     if templates is not None:
         _disguise(
             flux, np.flatnonzero(use & ~from_charlot), which, str(templates), subclass, truth, source, rng
         )
-    flux /= flux[:, _NORMAL].mean(axis=1, keepdims=True)
+    flux /= flux[:, NORMAL].mean(axis=1, keepdims=True)
     return Rest(FIRST, flux, {"SUBCLASS": subclass, **truth, "EBV": ebv, "SOURCE": source})
-
-
-def attenuation(wavelength: _Array) -> _Array:
-    """Return A(wavelength) / E(B-V) of starburst galaxies: Calzetti et al. 2000 (ApJ 533, 682), eq. 4."""
-    micron = wavelength * 1e-4
-    blue = 2.659 * (-2.156 + 1.509 / micron - 0.198 / micron**2 + 0.011 / micron**3) + 4.05
-    red = 2.659 * (-1.857 + 1.040 / micron) + 4.05
-    return np.asarray(np.where(micron < 0.63, blue, red))
-
-
-def _pixel(wavelength: float) -> float:
-    return float(np.log10(wavelength) / LATTICE_STEP - FIRST)
-
-
-_NORMAL = slice(int(_pixel(3500)), int(_pixel(5500)))
 
 
 # --- stars ---
@@ -208,8 +148,8 @@ def _isochrone(age: float, metallicity: float) -> tuple[_Array, _Array]:
 
 def _in_motion(spectra: _Array) -> _Array32:
     """Return spectra at unit mean flux, smoothed to each velocity dispersion."""
-    spectra = spectra / spectra[:, _NORMAL].mean(axis=1, keepdims=True)
-    return np.array([gaussian_filter1d(spectra, s / _PIXEL, axis=1) for s in _DISPERSIONS], dtype=np.float32)
+    spectra = spectra / spectra[:, NORMAL].mean(axis=1, keepdims=True)
+    return np.array([gaussian_filter1d(spectra, s / PIXEL, axis=1) for s in _DISPERSIONS], dtype=np.float32)
 
 
 @lru_cache(maxsize=2)
@@ -270,145 +210,6 @@ def _dust(subclass: NDArray[np.str_], rng: np.random.Generator) -> _Array:
 def _index_of_dispersion(subclass: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.int64]:
     early = np.isin(subclass, ["PASSIVE", "LINER", "AGN", "BROADLINE", "E+A"])
     return np.where(early, 1, 0) + (rng.random(len(subclass)) < 0.5)
-
-
-# --- gas ---
-
-
-def _add_gas(
-    flux: _Array32, subclass: NDArray[np.str_], ebv: _Array, z: _Array, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
-    """Add active nuclei and nebular lines to continua, in place; return what is true of the lines."""
-    n = len(subclass)
-    broad = subclass == "BROADLINE"
-    h_alpha, oiii = round(_pixel(LINES["H alpha"])), round(_pixel(LINES["OIII 5008"]))
-    wide = _add_nuclei(flux, np.flatnonzero(broad), rng)
-
-    beside = flux[:, h_alpha - 60 : h_alpha + 61]
-    continuum = np.median(beside, axis=1).astype(np.float64)
-    if broad.any():  # the broad line itself is not continuum
-        away = np.r_[h_alpha - 420 : h_alpha - 380, h_alpha + 380 : h_alpha + 420]
-        continuum[broad] = flux[np.ix_(broad, away)].mean(axis=1)
-    continuum_oiii = flux[:, oiii - 60 : oiii + 61].mean(axis=1).astype(np.float64)
-
-    typical = {
-        "PASSIVE": (0.2, 0.8),
-        "STARFORMING": (25.0, 0.75),
-        "STARBURST": (140.0, 0.7),
-        "LINER": (4.0, 0.5),
-    }
-    typical |= {"AGN": (22.0, 0.8), "E+A": (0.5, 0.8), "BROADLINE": (14.0, 0.8)}
-    middle, scatter = np.array([typical[name] for name in subclass], dtype=np.float64).reshape(n, 2).T
-    ew = np.exp(rng.normal(np.log(middle), scatter))
-    ew *= np.where(np.isin(subclass, ["STARFORMING", "STARBURST"]), (1 + np.clip(z, 0, 1.2)) ** 1.2, 1)
-    ew = np.minimum(ew, 1200)
-    strength = _line_ratios(subclass, rng)
-    # Reddening of the gas is that of the stars divided by 0.44 (Calzetti et al. 2000).
-    curve = attenuation(np.array(list(LINES.values())))
-    red = 10 ** (-0.4 * ebv[:, None] / 0.44 * (curve - attenuation(np.array([LINES["H alpha"]]))))
-    strength = (ew * continuum)[:, None] * strength * red
-    width = {"STARFORMING": (65.0, 0.35), "STARBURST": (38.0, 0.3)}
-    centre, spread = (
-        np.array([width.get(name, (170.0, 0.35)) for name in subclass], dtype=np.float64).reshape(n, 2).T
-    )
-    sigma = np.exp(rng.normal(np.log(centre), spread))
-    for i, wavelength in enumerate(LINES.values()):
-        _add_line(flux, strength[:, i], wavelength, sigma, 22)
-    names = list(LINES)
-    ew_oiii = strength[:, names.index("OIII 5008")] / continuum_oiii
-    return {"EW_HALPHA": ew + wide / continuum, "EW_OIII": ew_oiii, "BROAD": broad}
-
-
-def _add_nuclei(flux: _Array32, rows: NDArray[np.int64], rng: np.random.Generator) -> _Array:
-    """Add the power law and the broad lines of type 1 nuclei; return the flux of broad H alpha."""
-    wide = np.zeros(len(flux))
-    n = len(rows)
-    if not n:
-        return wide
-    wavelength = lattice_wavelength(FIRST, N_PIXELS)
-    share = rng.uniform(0.1, 0.8, (n, 1))  # of the light at 3500-5500
-    power = (wavelength / 4500) ** rng.normal(-1.4, 0.4, (n, 1))
-    power /= power[:, _NORMAL].mean(axis=1, keepdims=True)
-    flux[rows] = (1 - share) * flux[rows] + share * power
-    nucleus = share[:, 0] * power[:, int(_pixel(LINES["H alpha"]))]
-    wide[rows] = nucleus * np.exp(rng.normal(np.log(220), 0.4, n))
-    sigma = np.exp(rng.normal(np.log(1300), 0.45, n))
-    sigma = np.clip(sigma, 500, 3200)
-    part = flux[rows]
-    for name, ratio in _BROAD.items():
-        scatter = np.exp(rng.normal(0, 0.15, n)) if name != "H alpha" else 1.0
-        _add_line(part, wide[rows] * ratio * scatter, LINES[name], sigma, 150)
-    magnesium = share[:, 0] * power[:, int(_pixel(_MG_II))] * np.exp(rng.normal(np.log(45), 0.4, n))
-    _add_line(part, magnesium, _MG_II, 0.8 * sigma, 150)
-    flux[rows] = part
-    return wide
-
-
-def _line_ratios(subclass: NDArray[np.str_], rng: np.random.Generator) -> _Array:
-    """Return line fluxes before reddening in units of H alpha, shape (n_spectra, n_lines).
-
-    Star-forming galaxies lie along the sequence of Kewley et al. 2013 (ApJ 774, L10), log OIII/Hb =
-    0.61 / (log NII/Ha + 0.08) + 1.1; Seyferts and LINERs where Kewley et al. 2006 (MNRAS 372, 961) have them.
-    Doublet ratios fixed by atomic physics: OIII 2.98 (Storey & Zeippen 2000), NII 3.05, OI 3.1.
-    """
-    n = len(subclass)
-    forming = np.isin(subclass, ["STARFORMING", "STARBURST", "E+A", "PASSIVE"])
-    liner = subclass == "LINER"
-    poor = subclass == "STARBURST"
-    abundance = np.where(poor, rng.normal(-1.0, 0.3, n), rng.normal(-0.55, 0.17, n))
-    nii = np.clip(abundance, -1.8, -0.3)
-    oiii = 0.61 / (nii + 0.08) + 1.1 + rng.normal(0, 0.1, n)
-    nii = np.where(forming, nii, np.where(liner, rng.normal(0.05, 0.1, n), rng.normal(-0.05, 0.15, n)))
-    oiii = np.where(forming, oiii, np.where(liner, rng.normal(0.25, 0.12, n), rng.normal(0.9, 0.15, n)))
-    oii = np.where(liner, rng.normal(0.75, 0.15, n), rng.normal(0.45, 0.15, n))
-    sii = np.where(
-        forming, rng.normal(-0.5, 0.12, n), np.where(liner, rng.normal(0.0, 0.1, n), rng.normal(-0.3, 0.1, n))
-    )
-    oi = np.where(
-        forming,
-        rng.normal(-1.6, 0.15, n),
-        np.where(liner, rng.normal(-0.6, 0.15, n), rng.normal(-0.9, 0.15, n)),
-    )
-    out = np.zeros((n, len(LINES)))
-    column = {name: i for i, name in enumerate(LINES)}
-
-    def put(name: str, value: Any) -> None:
-        out[:, column[name]] = value
-
-    for name, ratio in _CASE_B.items():
-        put(name, ratio)
-    beta = _CASE_B["H beta"]
-    density = rng.uniform(1.15, 1.45, n)
-    put("OII 3730", beta * 10**oii * density / (1 + density))
-    put("OII 3727", beta * 10**oii / (1 + density))
-    put("OIII 5008", beta * 10**oiii)
-    put("OIII 4960", beta * 10**oiii / 2.98)
-    put("OIII 4364", beta * 10**oiii * np.where(poor, 0.012, 0.006))
-    put("NeIII 3870", beta * 10**oiii * 0.09)
-    put("NeIII 3969", beta * 10**oiii * 0.03)
-    put("HeII 4687", beta * np.where(forming, 0.005, 0.15))
-    put("HeI 5877", 0.04)
-    put("OI 6302", 10**oi)
-    put("OI 6366", 10**oi / 3.1)
-    put("NII 6585", 10**nii)
-    put("NII 6550", 10**nii / 3.05)
-    put("SII 6718", 10**sii * density / (1 + density))
-    put("SII 6733", 10**sii / (1 + density))
-    put("ArIII 7138", 0.03)
-    put("SIII 9071", 0.05)
-    put("SIII 9533", 0.13)
-    return out
-
-
-def _add_line(flux: _Array32, strength: _Array, wavelength: float, sigma: _Array, reach: int) -> None:
-    """Add a Gaussian line (sigma in km/s), integrated over pixels, to all spectra in place."""
-    centre = _pixel(wavelength)
-    start = max(round(centre) - reach, 0)
-    stop = min(round(centre) + reach + 1, N_PIXELS)
-    edges = np.arange(start, stop + 1) - 0.5 - centre
-    share = np.diff(ndtr(edges[None, :] * (_PIXEL / sigma)[:, None]), axis=1)
-    per_pixel = strength / (wavelength * np.log(10) * LATTICE_STEP)
-    flux[:, start:stop] += (per_pixel[:, None] * share).astype(np.float32)
 
 
 # --- eigenspectra ---
@@ -480,18 +281,9 @@ def _disguise(
         )
         flux[mine, covered] = moved
         source[mine] = name
-        truth["EW_HALPHA"][mine] = _measured(flux[mine], LINES["H alpha"], 9)
-        truth["EW_OIII"][mine] = _measured(flux[mine], LINES["OIII 5008"], 12)
-        ew, nii = truth["EW_HALPHA"][mine], _measured(flux[mine], LINES["NII 6585"], 4)
+        truth["EW_HALPHA"][mine] = measured_widths(flux[mine], LINES["H alpha"], 9)
+        truth["EW_OIII"][mine] = measured_widths(flux[mine], LINES["OIII 5008"], 12)
+        ew, nii = truth["EW_HALPHA"][mine], measured_widths(flux[mine], LINES["NII 6585"], 4)
         subclass[mine] = np.select(
             [ew < 2, ew > 70, nii > 0.8 * ew], ["PASSIVE", "STARBURST", "LINER"], "STARFORMING"
         )
-
-
-def _measured(flux: _Array32, wavelength: float, half: int) -> _Array:
-    """Return equivalent widths over `half` pixels either side, against the medians of 40 pixels beyond 25."""
-    centre = round(_pixel(wavelength))
-    beside = np.r_[centre - 65 : centre - 25, centre + 40 : centre + 80]
-    continuum = np.median(flux[:, beside], axis=1, keepdims=True)
-    excess = flux[:, centre - half : centre + half + 1] / continuum - 1
-    return np.asarray(excess.sum(axis=1) * wavelength * np.log(10) * LATTICE_STEP, dtype=np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,9 @@ CLASSES = ("QSO", "STAR", "GALAXY")
 
 #: Redshifts that sources cover: the rest-frame windows of `quasar` and `galaxy`.
 LIMITS = {"QSO": (0.01, 6.3), "GALAXY": (0.0, 1.25)}
+
+#: Signal-to-noise ratios and their factors that make sense in single precision; scatter of the logarithm.
+_SN_RANGE, _FACTOR_RANGE, _SIGMA_RANGE = (0.01, 1000.0), (0.01, 100.0), (0.0, 3.0)
 
 #: A density by straight lines between (z, density) nodes.
 Nodes = tuple[tuple[float, float], ...]
@@ -44,13 +48,19 @@ class SurveyRecipe:
     repeats : float
         Share of the targets that are observed a second time, a year later.
     sn_median, sn_sigma, sn_highest : float
-        Signal-to-noise ratio a pixel: lognormal of this median and scatter of the logarithm, cut.
+        Signal-to-noise ratio a pixel: lognormal of this median and scatter of the logarithm, cut. Beyond
+        z = 4 it is that redward of Lya.
     sn_factor : mapping of str to float
         By how much a class is seen better than that.
     bal : float
         Probability of a trough in a quasar that is bright enough in CIV to show one (z > 1.35).
     narrow_line : float
         Share of narrow-line AGN among the quasars.
+
+    Raises
+    ------
+    UsageError
+        If an entry is of the wrong kind, unknown or impossible.
     """
 
     mix: Mapping[str, float]
@@ -67,21 +77,22 @@ class SurveyRecipe:
     narrow_line: float = 0.03
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _check_shares("mix", self.mix, CLASSES)
         _check_shares("stars", self.stars, tuple(MIX))
+        _check_names("redshifts", self.redshifts, tuple(LIMITS))
         for name, limits in LIMITS.items():
             _check_nodes(name, self.redshifts.get(name, ()), limits)
         for name in ("sky", "dead", "repeats", "bal", "narrow_line"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+            _check_range(name, getattr(self, name), (0, 1))
         if self.sky + self.dead > 1:
             raise UsageError(f"sky and dead fibres are {self.sky + self.dead:g} of all: more than there are")
-        for name in ("sn_median", "sn_highest", *(f"sn_factor.{key}" for key in self.sn_factor)):
-            value = self.sn_factor[name[10:]] if "." in name else getattr(self, name)
-            if not value > 0:
-                raise UsageError(f"{name} must be positive, not {value}")
-        if set(self.sn_factor) - set(CLASSES) or not self.sn_sigma >= 0:
-            raise UsageError(f"sn_factor names classes ({', '.join(CLASSES)}) and sn_sigma is at least 0")
+        for name in ("sn_median", "sn_highest"):
+            _check_range(name, getattr(self, name), _SN_RANGE)
+        _check_range("sn_sigma", self.sn_sigma, _SIGMA_RANGE)
+        _check_names("sn_factor", self.sn_factor, CLASSES)
+        for name, value in self.sn_factor.items():
+            _check_range(f"sn_factor.{name}", value, _FACTOR_RANGE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain JSON types."""
@@ -94,22 +105,58 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _check_shares(what: str, shares: Mapping[str, float], known: tuple[str, ...]) -> None:
-    if unknown := set(shares) - set(known):
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_number, value))
+
+
+def _check_kinds(recipe: SurveyRecipe) -> None:
+    for name in (each.name for each in fields(recipe)):
+        value = getattr(recipe, name)
+        if name not in ("mix", "stars", "sn_factor", "redshifts"):
+            if not _number(value):
+                raise UsageError(f"{name} must be a number, not {value!r}")
+            continue
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{name} must be a table, not {value!r}")
+        for key, each in value.items():
+            if name != "redshifts" and not _number(each):
+                raise UsageError(f"{name}.{key} must be a number, not {each!r}")
+            if name == "redshifts" and not (isinstance(each, list | tuple) and all(map(_pair, each))):
+                raise UsageError(f"{name}.{key} must be a list of [z, density] pairs, not {each!r}")
+
+
+def _check_names(what: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    if unknown := set(table) - set(known):
         raise UsageError(f"{what} has no {', '.join(sorted(unknown))}; it knows {', '.join(known)}")
-    total = sum(shares.values())
-    if any(not share >= 0 for share in shares.values()) or abs(total - 1) > 1e-6:
-        raise UsageError(f"the shares of {what} must be at least 0 and add up to 1, not {total:g}")
+
+
+def _check_range(what: str, value: float, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if not low <= value <= high:
+        raise UsageError(f"{what} must lie between {low:g} and {high:g}; it is {value:g}")
+
+
+def _check_shares(what: str, shares: Mapping[str, float], known: tuple[str, ...]) -> None:
+    _check_names(what, shares, known)
+    for name, share in shares.items():
+        _check_range(f"{what}.{name}", share, (0, 1))
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise UsageError(f"the shares of {what} must add up to 1, not {sum(shares.values()):g}")
 
 
 def _check_nodes(name: str, nodes: Nodes, limits: tuple[float, float]) -> None:
     low, high = limits
     z, density = (np.array([node[i] for node in nodes], dtype=float) for i in (0, 1))
-    if len(nodes) < 2 or (np.diff(z) <= 0).any() or not (density >= 0).all() or not density.sum() > 0:
-        raise UsageError(f"redshifts.{name} needs two or more (z, density) nodes, z rising, density >= 0")
+    rising = len(nodes) >= 2 and bool((np.diff(z) > 0).all())
+    if not rising or not (density >= 0).all() or not 0 < density.sum() < np.inf:
+        raise UsageError(f"redshifts.{name} needs two or more [z, density] pairs, z rising, density >= 0")
     if z[0] < low or z[-1] > high:
         raise UsageError(
-            f"redshifts.{name} go from {z[0]:g} to {z[-1]:g}; the sources cover {low} to {high} only"
+            f"redshifts.{name} go from {z[0]:g} to {z[-1]:g}; the sources cover {low:g} to {high:g} only"
         )
 
 
@@ -143,15 +190,15 @@ def read_recipe(path: Path, base: SurveyRecipe) -> SurveyRecipe:
         raise UsageError(f"cannot read the recipe {path}: {error}") from error
     known = [each.name for each in fields(SurveyRecipe)]
     if unknown := set(changes) - set(known):
-        raise UsageError(f"recipe {path}: no such entry: {', '.join(sorted(unknown))}; it knows {known}")
-    if "redshifts" in changes:
+        raise UsageError(
+            f"recipe {path} has no entry {', '.join(sorted(unknown))}; the entries are {', '.join(known)}"
+        )
+    if isinstance(changes.get("redshifts"), dict):
         changes["redshifts"] = {**base.redshifts, **changes["redshifts"]}
     try:
         return replace(base, **changes)
     except UsageError as error:
         raise UsageError(f"recipe {path}: {error}") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UsageError(f"recipe {path}: an entry is of the wrong kind ({error})") from error
 
 
 _GALAXIES: Nodes = ((0.0, 0.3), (0.1, 0.8), (0.35, 0.8), (0.55, 1.0), (0.7, 0.6), (0.9, 0.25), (1.2, 0.05))

@@ -15,10 +15,15 @@ from broadline.simulation.broad_absorption import bals
 from broadline.simulation.quasar_templates import QuasarTemplates
 from broadline.simulation.recipe import SurveyRecipe, draw_redshifts
 from broadline.simulation.scene import Scene, redshifted, snap
+from broadline.spectra import lattice_wavelength
 
 __all__ = ["Sources", "draw_classes", "draw_sources"]
 
 _BAL_FROM = 1.35  # redshift from which CIV troughs come into view at 3600 Angstrom
+_LYA = 1215.67  # Angstrom, vacuum
+#: Least flux, in units of the level, of what shines: where the forest lets nothing through there is still a
+#: median to which a signal-to-noise ratio can refer, and no noise in which that little would be seen.
+_LEAST = np.float32(1e-3)
 _TRUTH = {"CLASS": "<U6", "SUBCLASS": "<U21", "Z": "f8", "BI_CIV": "f4", "AI_CIV": "f4", "LOBAL": "?"}
 
 
@@ -28,8 +33,8 @@ class Sources(NamedTuple):
     Attributes
     ----------
     scene : Scene
-        Median flux 1 but for sky and dead fibres, which are 0. Truth: CLASS, SUBCLASS, Z, BI_CIV, AI_CIV
-        (km/s), LOBAL.
+        Mean flux 1 (of quasars, redward of Lya) but for sky and dead fibres, which are 0. Truth: CLASS,
+        SUBCLASS, Z, BI_CIV, AI_CIV (km/s), LOBAL.
     troughs : ndarray of int64, shape (n_troughs,)
         Rows with absorption troughs.
     bare : ndarray of float32, shape (n_troughs, n_pixels)
@@ -43,7 +48,7 @@ class Sources(NamedTuple):
 
 def draw_classes(recipe: SurveyRecipe, n: int, rng: np.random.Generator) -> NDArray[np.str_]:
     """Return what `n` fibres point at: QSO, STAR, GALAXY, SKY or DEAD."""
-    on_target = 1 - recipe.sky - recipe.dead
+    on_target = max(0.0, 1 - recipe.sky - recipe.dead)
     shares = {name: share * on_target for name, share in recipe.mix.items()}
     shares |= {"SKY": recipe.sky, "DEAD": recipe.dead}
     share = np.array(list(shares.values()))
@@ -94,14 +99,26 @@ def draw_sources(
     flux[rows], found, broad = _quasars(recipe, wanted, window, rng, templates)
     for key, column in found.items():
         truth[key][rows] = column
-    level = np.median(flux, axis=1, keepdims=True)
-    flux /= np.where(level > 0, level, 1)
-    scene = Scene(window[0], flux, truth)
+    flux /= _levels(flux, truth, window)
     troughs = np.flatnonzero(broad.min(axis=1, initial=1) < 1)
     lines = broad[troughs]
     troughs = rows[troughs]
-    bare = np.divide(flux[troughs], lines, out=np.zeros_like(lines), where=lines > 0)
-    return Sources(scene, troughs, bare)
+    bare = flux[troughs] / lines
+    shining = truth["CLASS"] != "SKY"
+    for image, lit in ((flux, shining), (bare, np.ones(len(bare), dtype=bool))):
+        np.maximum(image, _LEAST, out=image, where=lit[:, None])
+    return Sources(Scene(window[0], flux, truth), troughs, bare)
+
+
+def _levels(
+    flux: NDArray[np.float32], truth: dict[str, NDArray[Any]], window: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the mean of each spectrum, of quasars redward of Lya; 1 for those that are 0. Shape (n, 1)."""
+    # Lya has left no spectrograph at the highest redshift of a recipe.
+    edge = np.where(truth["CLASS"] == "QSO", _LYA * (1 + truth["Z"]), 0)
+    counted = lattice_wavelength(*window) > edge[:, None]
+    level = np.einsum("ij,ij->i", flux, counted, dtype=np.float32) / counted.sum(axis=1)
+    return np.asarray(np.where(level > 0, level, 1)[:, None], dtype=np.float32)
 
 
 def _redshifts(

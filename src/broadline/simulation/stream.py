@@ -6,14 +6,16 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from broadline.decision import SPEED_OF_LIGHT
 from broadline.grid import QUASARNET_LOG
+from broadline.lines import LINES
 from broadline.representation import _CONSTANT
 from broadline.simulation import instrument
 from broadline.simulation.coarse import Coarse, Exposed, blocks
@@ -27,6 +29,7 @@ DrawSn = Callable[[NDArray[np.int64], np.random.Generator], NDArray[Any]]
 _GRID = QUASARNET_LOG
 # What a library is checked in: so many rows at a time, lest the check take as much memory as the library.
 _CHECKED = 1 << 14
+_FASTEST = 25_000.0  # km / s: troughs of CIV are counted up to here (Weymann et al. 1991)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Library:
         Mean flux in each bin; 1e-17 erg / s / cm2 / Angstrom where it has no light (sky fibres), any unit
         elsewhere.
     truth : dict of str to ndarray, each of length n_spectra
+        With CLASS and Z, the significance of features is told; other columns are the caller's.
+    troughs : ndarray of int64, shape (n_troughs,), optional
+        Spectra with broad absorption, rising; `truth` has a column Z then.
+    bare : ndarray of float32 or float16, shape (n_troughs, 443), optional
+        Their flux without it.
 
     Raises
     ------
@@ -51,6 +59,8 @@ class Library:
 
     flux: NDArray[np.float32] | NDArray[np.float16]
     truth: dict[str, NDArray[Any]]
+    troughs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    bare: NDArray[Any] = field(default_factory=lambda: np.empty((0, _GRID.size), dtype=np.float16))
 
     def __post_init__(self) -> None:
         if self.flux.ndim != 2 or self.flux.shape[1] != _GRID.size:
@@ -61,6 +71,8 @@ class Library:
             finite = np.isfinite(self.flux[start : start + _CHECKED]).all(axis=1)
             if not finite.all():
                 raise ValueError(f"spectrum {start + int(finite.argmin())} of the library is not finite")
+        if self.bare.shape != (len(self.troughs), _GRID.size):
+            raise ValueError(f"bare has shape {self.bare.shape} for {len(self.troughs)} spectra with troughs")
         for name, column in self.truth.items():
             if len(column) != len(self):
                 raise ValueError(f"column {name} has {len(column)} rows, the library {len(self)} spectra")
@@ -84,6 +96,8 @@ class Batch(NamedTuple):
         Which spectra of the library these are.
     sn : ndarray of float32, shape (n_spectra,)
         The median signal-to-noise ratio of a native pixel asked for; without meaning for sky fibres.
+    significance, bal_significance : ndarray of float32, shape (n_spectra,)
+        Noise-free chi2 of the features and of the CIV troughs, as in `inspection`; 0 without any.
     """
 
     values: NDArray[np.float32]
@@ -91,6 +105,8 @@ class Batch(NamedTuple):
     error: NDArray[np.float32]
     rows: NDArray[np.int64]
     sn: NDArray[np.float32]
+    significance: NDArray[np.float32]
+    bal_significance: NDArray[np.float32]
 
 
 def _like_quasar_targets(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -155,14 +171,50 @@ def _epoch(
         sn = np.asarray(draw_sn(rows, rng), dtype=np.float32)
         values, error = np.empty((2, len(rows), _GRID.size), dtype=np.float32)
         data = np.empty(values.shape, dtype=np.bool_)
+        seen_features, seen_troughs = np.empty((2, len(rows)), dtype=np.float32)
         ends = np.cumsum(rng.multinomial(len(rows), share))
         for camera, end, count in zip(cameras, ends, np.diff(ends, prepend=0), strict=True):
             for block in blocks(int(count)):
                 part = slice(end - count + block.start, end - count + block.stop)
-                seen = camera.expose(library.flux[rows[part]], sn[part], rng)
+                clean = library.flux[rows[part]].astype(np.float32)
+                seen = camera.expose(clean, sn[part], rng)
                 data[part] = seen.data
+                with np.errstate(over="ignore", invalid="ignore"):  # absurd fluxes have absurd significance
+                    weight = seen.ivar * np.square(seen.scale)
+                    seen_features[part] = np.einsum("ij,ij,ij->i", *[_features(clean)] * 2, weight)
+                    seen_troughs[part] = _troughs(library, rows[part], clean, weight)
                 normalised(seen, values[part], error[part])
-        yield Batch(values, data, error, rows, sn)
+        yield Batch(values, data, error, rows, sn, seen_features, seen_troughs)
+
+
+def _features(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return flux smoothed over 3 bins less flux smoothed over 71: what `inspection.significance` weighs."""
+    total = np.zeros((len(clean), _GRID.size + 1), dtype=np.float32)
+    np.cumsum(clean, axis=1, out=total[:, 1:])
+    at = np.arange(_GRID.size)
+
+    def smooth(half: int) -> NDArray[np.float32]:
+        low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, _GRID.size)
+        return np.asarray((total[:, high] - total[:, low]) / (high - low).astype(np.float32))
+
+    return smooth(1) - smooth(35)
+
+
+def _troughs(
+    library: Library, rows: NDArray[np.int64], clean: NDArray[np.float32], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return chi2 of the CIV troughs: `inspection.bal_significance`."""
+    out = np.zeros(len(rows), dtype=np.float32)
+    if not len(library.troughs):
+        return out
+    place = np.minimum(np.searchsorted(library.troughs, rows), len(library.troughs) - 1)
+    here = np.flatnonzero(library.troughs[place] == rows)
+    depth = library.bare[place[here]].astype(np.float32) - clean[here]
+    line = LINES["CIV"].wavelength * (1 + library.truth["Z"][rows[here]])
+    ratio = _GRID.centres[None, :] / line[:, None]
+    reach = (ratio > 1 - _FASTEST / SPEED_OF_LIGHT) & (ratio < 1)
+    out[here] = np.einsum("ij,ij,ij->i", np.square(depth), reach, weight[here])
+    return out
 
 
 def normalised(seen: Exposed, values: NDArray[np.float32], error: NDArray[np.float32]) -> None:
@@ -215,7 +267,7 @@ class Stream(Iterator[Batch]):
         if self._stop.is_set():
             raise StopIteration
         item = self._queue.get()
-        if isinstance(item, tuple):
+        if isinstance(item, Batch):
             return item
         self._stop.set()
         if item is None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
+import os
 import shutil
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +24,10 @@ from numpy.typing import NDArray
 from broadline import __version__
 from broadline.errors import UsageError
 from broadline.simulation.field import observe_field
-from broadline.simulation.files import desi, lamost, sdss, sdss_tables
+from broadline.simulation.files import desi, desi_tables, lamost, lamost_tables, sdss, sdss_tables
 from broadline.simulation.instruments import INSTRUMENTS
 from broadline.simulation.pointing import Pointing
-from broadline.simulation.recipe import RECIPES, SurveyRecipe
+from broadline.simulation.recipe import CLASSES, RECIPES, SurveyRecipe
 from broadline.simulation.sources import draw_sources
 from broadline.workers import Workers, available_cores, prepare
 
@@ -63,10 +67,13 @@ _LAYOUTS: Mapping[str, _Layout] = {
     "boss": _sdss("boss", 1000),
     "sdss": _sdss("sdss", 640),
     "lamost": _Layout(
-        250, lamost.identity_columns, {"spectra": (lamost.write_spectra,)}, lamost.write_catalogues
+        250, lamost.identity_columns, {"spectra": (lamost.write_spectra,)}, lamost_tables.write_catalogues
     ),
     "desi": _Layout(
-        500, desi.identity_columns, {"plates": (desi.write_coadd, desi.write_truth)}, desi.write_catalogues
+        500,
+        desi.identity_columns,
+        {"plates": (desi.write_coadd, desi.write_truth)},
+        desi_tables.write_catalogues,
     ),
 }
 #: Archives whose surveys can be simulated.
@@ -129,10 +136,10 @@ class Request:
 
     def fields(self) -> Iterator[_Field]:
         """Yield the fields that make the survey, first visits and second visits together `n` spectra."""
-        left, number = self.n, 0
+        full, left, number = _LAYOUTS[self.archive].size, self.n, 0
         while left:
-            size = min(_LAYOUTS[self.archive].size, left)
-            again = min(round(self.recipe.repeats * size), left - size)
+            size = min(full, math.ceil(left / (1 + self.recipe.repeats)))
+            again = left - size if size < full else min(round(self.recipe.repeats * size), left - size)
             yield _Field(number, size, again)
             left, number = left - size - again, number + 1
 
@@ -185,48 +192,64 @@ def simulate(
     Raises
     ------
     UsageError
-        If the folder holds something else, or cannot be written.
+        If the folder holds something else, or cannot be written; in that case what is done stays done.
     """
     try:
-        return _simulate(request, folder, workers, on_field)
+        state = _claim(request, folder)
+        if not state["finished"]:
+            _simulate(request, folder, state, workers, on_field)
+        shutil.rmtree(folder / _PARTS, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"cannot write the survey into {folder}: {error}; start again to go on") from error
+        raise UsageError(
+            f"cannot write the survey into {folder} ({error}); once this is mended the same command goes on"
+        ) from error
+    return [folder / name for name in state["catalogues"]]
 
 
 def _simulate(
-    request: Request, folder: Path, workers: int | None, on_field: Callable[[int], None] | None
-) -> list[Path]:
-    state = _claim(request, folder)
-    if state["finished"]:
-        return [folder / name for name in state["catalogues"]]
+    request: Request,
+    folder: Path,
+    state: dict[str, Any],
+    workers: int | None,
+    on_field: Callable[[int], None] | None,
+) -> None:
+    """Do what is left to do of a survey."""
     fields = list(request.fields())
     parts = folder / _PARTS
     parts.mkdir(exist_ok=True)
     waiting = [field for field in fields if not _part(parts, field).exists()]
-    done = sum(field.size + field.again for field in fields) - sum(f.size + f.again for f in waiting)
-    if request.templates and waiting:  # loads them once, so that the user hears of missing sets once
-        window, rng = INSTRUMENTS[request.archive].window, np.random.default_rng(0)
-        draw_sources(request.recipe, np.array(["QSO", "STAR", "GALAXY"] * 8), window, rng, request.templates)
-    n = min(workers or available_cores(), len(waiting))
-    with ExitStack() as stack:
-        results: Iterable[tuple[_Field, int]]
-        if n > 1:
-            context = prepare(["broadline.simulation.survey"])
-            pool = Workers(context, waiting, _work, n, _start, (request, folder))
-            results = stack.enter_context(pool)
-        else:
-            _start(request, folder)
-            results = ((field, _work(field)) for field in waiting)
-        for _, n_spectra in results:
-            done += n_spectra
-            if on_field:
-                on_field(done)
-    catalogues = _LAYOUTS[request.archive].catalogues(_tables(parts, fields), folder)
-    catalogues.append(_write_truth(_tables(parts, fields), folder / "truth.parquet"))
+    done = request.n - sum(field.size + field.again for field in waiting)
+    try:
+        with closing(_write_fields(request, folder, waiting, workers)) as written:
+            for n_spectra in written:
+                done += n_spectra
+                if on_field:
+                    on_field(done)
+        catalogues = _LAYOUTS[request.archive].catalogues(_tables(parts, fields), folder)
+        catalogues.append(_write_truth(_tables(parts, fields), folder / "truth.parquet"))
+    except UsageError as error:
+        raise UsageError(f"{error}; the same command goes on where this one was") from error
     state |= {"finished": True, "catalogues": [path.name for path in catalogues]}
     _write_state(state, folder)
-    shutil.rmtree(parts)
-    return catalogues
+
+
+def _write_fields(
+    request: Request, folder: Path, waiting: list[_Field], workers: int | None
+) -> Generator[int, None, None]:
+    """Write fields, in worker processes if there are several; yield the number of spectra of each."""
+    if request.templates and waiting:  # loads them once, so that the user hears of missing sets once
+        window, rng = INSTRUMENTS[request.archive].window, np.random.default_rng(0)
+        shown = [name for name in CLASSES if request.recipe.mix.get(name)]
+        draw_sources(request.recipe, np.array(shown * 8), window, rng, request.templates)
+    n = min(workers or available_cores(), len(waiting))
+    if n > 1:
+        context = prepare(["broadline.simulation.survey"])
+        with Workers(context, waiting, _work, n, _start, (request, folder)) as results:
+            for _, n_spectra in results:
+                yield n_spectra
+    else:
+        for field in waiting:
+            yield _write_field(request, folder, field)
 
 
 def _claim(request: Request, folder: Path) -> dict[str, Any]:
@@ -236,26 +259,47 @@ def _claim(request: Request, folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is a file; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / _STATE).exists():
-        try:
-            state: dict[str, Any] = json.loads((folder / _STATE).read_text())
-            found = state["request"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{folder / _STATE} is damaged; remove the folder, or give a new one") from error
-        if found != wanted:
-            different = [key for key in wanted if found.get(key) != wanted[key]]
+        state = _read_state(folder)
+        if different := list(_differences(state["request"], wanted)):
             raise UsageError(
-                f"folder {folder} holds another simulation ({', '.join(different)} differ); give a new folder"
+                f"folder {folder} holds another simulation (not the same: {', '.join(different)}); "
+                "give a new folder"
             )
         return state
-    if any(folder.iterdir()):
+    if any(path != _aside(folder / _STATE) for path in folder.iterdir()):
         raise UsageError(f"folder {folder} is not empty; give a new folder")
     state = {"request": wanted, "finished": False, "catalogues": []}
     _write_state(state, folder)
     return state
 
 
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text())
+        kinds = [type(state[key]) for key in ("request", "finished", "catalogues")]
+        if kinds != [dict, bool, list]:
+            raise ValueError("it is not what a simulation writes")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / _STATE} is damaged; remove the folder, or give a new one") from error
+    return state
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of what is not the same in two requests."""
+    for key, value in wanted.items():
+        other = found.get(key)
+        if key == "recipe" and isinstance(other, dict):
+            yield from (f"recipe.{name}" for name in _differences(other, value))
+        elif other != value:
+            yield key
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _write_state(state: dict[str, Any], folder: Path) -> None:
-    aside = folder / f".{_STATE}.part"
+    aside = _aside(folder / _STATE)
     aside.write_text(json.dumps(state, indent=1) + "\n")
     aside.replace(folder / _STATE)
 
@@ -267,17 +311,30 @@ _job: tuple[Request, Path] | None = None
 
 def _start(request: Request, folder: Path) -> None:
     global _job
-    warnings.simplefilter("ignore")  # the parent has told the user which templates are missing
     _job = (request, folder)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, lest it write beside a command that goes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(field: _Field) -> int:
-    """Write the files of a field, then its part of the truth: what has a part is finished. Return spectra."""
     assert _job is not None
-    request, folder = _job
+    return _write_field(*_job, field)
+
+
+def _write_field(request: Request, folder: Path, field: _Field) -> int:
+    """Write the files of a field, then its part of the truth: what has a part is finished. Return spectra."""
     layout = _LAYOUTS[request.archive]
     assert request.files is not None
-    visits = observe_field(request.archive, *field, request.recipe, request.seed, request.templates)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the user has been told which templates are missing
+        visits = observe_field(request.archive, *field, request.recipe, request.seed, request.templates)
     tables = []
     for pointing in visits:
         for write in layout.writers[request.files]:
@@ -305,13 +362,17 @@ def _part(parts: Path, field: _Field) -> Path:
 
 def _tables(parts: Path, fields: Iterable[_Field]) -> Iterator[Table]:
     for field in fields:
-        records = np.load(_part(parts, field), allow_pickle=False)
+        path = _part(parts, field)
+        try:
+            records = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UsageError(f"{path} is damaged; remove it") from error
         yield {name: records[name] for name in records.dtype.names}
 
 
 def _write_truth(tables: Iterable[Table], path: Path) -> Path:
     """Write all columns of all tables as Parquet; columns of several values become lists of fixed length."""
-    aside = path.with_name(f".{path.name}.part")
+    aside = _aside(path)
     writer: pq.ParquetWriter | None = None
     try:
         for table in tables:
@@ -321,10 +382,11 @@ def _write_truth(tables: Iterable[Table], path: Path) -> Path:
                 meta = {b"simulated": b"broadline: none of these spectra is real"}
                 writer = pq.ParquetWriter(aside, part.schema.with_metadata(meta), compression="zstd")
             writer.write_table(part.cast(writer.schema))
-    finally:
         if writer is not None:
             writer.close()
-    aside.replace(path)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return path
 
 

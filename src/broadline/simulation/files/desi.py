@@ -1,15 +1,13 @@
-"""Simulated DESI surveys: coadded spectra and redrock's results of each petal, and catalogues of all.
+"""Simulated DESI spectra as files: coadded spectra and redrock's results of each petal.
 
 Layouts: the DESI data model (https://desidatamodel.readthedocs.io) of ``coadd`` and ``redrock`` files of
-tiles, and of ``ztile`` catalogues, without the columns that need an atmosphere or the sum of all exposures'
-calibrations (TSNR2); the truth table is that of desisim and desitarget mocks. ORIGIN in the primary headers
-says that nothing was observed. Columns that a simulated object has no value for are 0 or blank.
+tiles, without the columns that need an atmosphere or the sum of all exposures' calibrations (TSNR2). ORIGIN
+in the primary headers says that nothing was observed. Columns that a simulated object has no value for are 0
+or blank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,10 +15,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from broadline.simulation.files.sdss_tables import (
+from broadline.simulation.files.desi_tables import (
+    EXPOSURE,
+    EXPOSURES,
+    Fields,
+    filled,
+    redshift_fields,
+    target_values,
+)
+from broadline.simulation.files.fits_parts import (
     BLOCK,
     Field,
-    _Growing,
     header_of,
     primary_header,
     published,
@@ -29,18 +34,12 @@ from broadline.simulation.files.sdss_tables import (
 from broadline.simulation.instrument import NODATA
 from broadline.simulation.pointing import Pointing
 
-__all__ = ["identity_columns", "write_catalogues", "write_coadd", "write_truth"]
-
-Table = Mapping[str, NDArray[Any]]
-Fields = dict[str, Field]
+__all__ = ["identity_columns", "write_coadd", "write_truth"]
 
 _ORDINAL = 678_576  # of MJD 0, 1858-11-17, in Python's calendar
-_EXPOSURES, _EXPOSURE = 2, 500.0  # exposures, and seconds of each
 _DIAGONALS = 11
-# Bits of the data model: specmask ALLBADPIX and NODATA, fibermask BROKENFIBER, desi_mask QSO and SKY.
+# Bits of the data model: specmask ALLBADPIX and NODATA.
 _ALLBADPIX, _EMPTY = np.uint32(1 << 1), np.uint32(1 << 8)
-_BROKENFIBER = 1 << 1
-_QSO, _SKY = 1 << 2, 1 << 32
 # Where the scores of each camera are taken (Angstrom).
 _SCORED = {"B": (4000, 5800), "R": (5800, 7600), "Z": (7600, 9800)}
 # Coefficients of redrock's templates.
@@ -120,33 +119,9 @@ def _primary(pointing: Pointing) -> bytes:
 # ---- fibermaps
 
 
-def _target_values(table: Table) -> dict[str, Any]:
-    """Return what the fibermap and the catalogues say of targets and fibres; fluxes are nanomaggies."""
-    dead, sky = table["TRUE_SUBCLASS"] == "DEAD", table["TRUE_CLASS"] == "SKY"
-    magnitude = table["PSFMAG"].astype(np.float64)
-    flux = np.where(np.isfinite(magnitude) & (magnitude > 0), 10 ** (0.4 * (22.5 - magnitude)), 0)
-    return {
-        "TARGET_RA": table["RA"],
-        "TARGET_DEC": table["DEC"],
-        "OBJTYPE": np.where(dead, "BAD", np.where(sky, "SKY", "TGT")),
-        "COADD_FIBERSTATUS": np.where(dead, _BROKENFIBER, 0),
-        "COADD_NUMEXP": np.where(dead, 0, _EXPOSURES),
-        "COADD_EXPTIME": np.where(dead, 0, _EXPOSURES * _EXPOSURE),
-        **{f"FLUX_{band}": flux[:, i] for band, i in {"G": 1, "R": 2, "Z": 4}.items()},
-        "DESI_TARGET": np.where(dead, 0, np.where(sky, _SKY, _QSO)),
-    }
-
-
-def _filled(columns: str, values: Mapping[str, Any]) -> Fields:
-    """Return a table of columns; those without values are 0 or blank."""
-    words = columns.split()
-    pairs = zip(words[::2], words[1::2], strict=True)
-    return {name: Field(code, values.get(name, "" if code[-1] == "A" else 0)) for name, code in pairs}
-
-
 def _fibermap_values(pointing: Pointing) -> dict[str, Any]:
     identity, table = identity_columns(pointing), pointing.table
-    values = _target_values(table)
+    values = target_values(table)
     target = values["OBJTYPE"] == "TGT"
     device = identity["FIBER"] % 500
     values |= {f"{where}_{x}": table[x] for where in ("PLATE", "MEAN_FIBER", "FIBER") for x in ("RA", "DEC")}
@@ -174,14 +149,14 @@ def _exposures(pointing: Pointing) -> Fields:
     """Return the fibermap of the exposures, those of a fibre one after the other."""
     values = _fibermap_values(pointing)
     n = len(values["TARGETID"])
-    values = {k: np.repeat(v, _EXPOSURES) if isinstance(v, np.ndarray) else v for k, v in values.items()}
-    which = np.tile(np.arange(_EXPOSURES), n)
+    values = {k: np.repeat(v, EXPOSURES) if isinstance(v, np.ndarray) else v for k, v in values.items()}
+    which = np.tile(np.arange(EXPOSURES), n)
     tile = pointing.number // 10
     # The night of a date ends on the next one, in UTC.
-    start = pointing.mjd + 1.2 + 2 * (_EXPOSURE / 86_400) * which
-    values |= {"EXPID": 10_000_000 + 2 * _EXPOSURES * tile + _EXPOSURES * pointing.visit + which}
-    values |= {"MJD": start, "EXPTIME": _EXPOSURE, "NUM_ITER": 2, "PSF_TO_FIBER_SPECFLUX": 0.79}
-    return _filled(_EXP_FIBERMAP, values)
+    start = pointing.mjd + 1.2 + 2 * (EXPOSURE / 86_400) * which
+    values |= {"EXPID": 10_000_000 + 2 * EXPOSURES * tile + EXPOSURES * pointing.visit + which}
+    values |= {"MJD": start, "EXPTIME": EXPOSURE, "NUM_ITER": 2, "PSF_TO_FIBER_SPECFLUX": 0.79}
+    return filled(_EXP_FIBERMAP, values)
 
 
 # ---- spectra
@@ -208,7 +183,7 @@ def write_coadd(pointing: Pointing, folder: Path) -> None:
     """
     with published(_path(pointing, folder, "coadd")) as file:
         file.write(_primary(pointing))
-        write_table(file, _filled(_FIBERMAP, _fibermap_values(pointing)), "FIBERMAP")
+        write_table(file, filled(_FIBERMAP, _fibermap_values(pointing)), "FIBERMAP")
         write_table(file, _exposures(pointing), "EXP_FIBERMAP")
         for arm, pixels in pointing.instrument.slices.items():
             _write_camera(file, pointing, arm.upper(), pixels)
@@ -306,7 +281,7 @@ def write_truth(pointing: Pointing, folder: Path) -> None:
     UsageError
         If the file cannot be written; nothing is left of it then.
     """
-    fits_of = _redshift_fields(pointing.table)
+    fits_of = redshift_fields(pointing.table)
     n_pixels = np.count_nonzero(pointing.observed.ivar > 0, axis=1)
     n_of = [_COEFFICIENTS.get(kind, 0) for kind in pointing.table["FIT_CLASS"][:, 0].tolist()]
     redshifts = {
@@ -322,98 +297,4 @@ def write_truth(pointing: Pointing, folder: Path) -> None:
     with published(_path(pointing, folder, "redrock")) as file:
         file.write(_primary(pointing))
         write_table(file, redshifts, "REDSHIFTS")
-        write_table(file, _filled(_FIBERMAP, _fibermap_values(pointing)), "FIBERMAP")
-
-
-def _redshift_fields(table: Table) -> Fields:
-    """Return redrock's columns of the best fit."""
-    chi2 = table["FIT_RCHI2"].astype(np.float64) * table["FIT_DOF"]
-    return {
-        "Z": Field("D", table["FIT_Z"][:, 0]),
-        "ZERR": Field("D", table["FIT_Z_ERR"][:, 0]),
-        "ZWARN": Field("K", table["FIT_ZWARNING"][:, 0]),
-        "CHI2": Field("D", chi2[:, 0]),
-        "SPECTYPE": Field("6A", table["FIT_CLASS"][:, 0]),
-        "SUBTYPE": Field("20A", table["FIT_SUBCLASS"][:, 0]),
-        "DELTACHI2": Field("D", chi2[:, 1] - chi2[:, 0]),
-    }
-
-
-# ---- catalogues
-
-
-def write_catalogues(tables: Iterable[Table], folder: Path) -> list[Path]:
-    """Write what redrock said, and what is true, of a whole survey.
-
-    ``zcatalog.fits`` (HDU ZCATALOG) has a row a spectrum, fibres on sky and broken ones too. ``truth.fits``
-    (HDU TRUTH) has a row a target: the columns of desisim's table that apply, and the absorption.
-
-    Parameters
-    ----------
-    tables : iterable of mapping of str to ndarray
-        Chunks of spectra in the order of the catalogue: the columns of `Pointing.table`, and of
-        `identity_columns`, whose FIBER stands in place of the other. They are read once, one at a time. All
-        visits to a target must be in the same chunk.
-    folder : Path
-        Made if it is not there.
-
-    Returns
-    -------
-    list of Path
-        The two files, which appear together at the end.
-
-    Raises
-    ------
-    UsageError
-        If a file cannot be written; nothing is left then.
-    ValueError
-        If there is no table.
-    """
-    with ExitStack() as stack:
-        zcatalog = stack.enter_context(_Growing(folder / "zcatalog.fits", "ZCATALOG"))
-        truth = stack.enter_context(_Growing(folder / "truth.fits", "TRUTH"))
-        for table in tables:
-            zcatalog.append(_catalogue_fields(table))
-            truth.append(_truth_fields(table))
-        for file in (zcatalog, truth):
-            file.finish()
-        return [file.publish() for file in (zcatalog, truth)]
-
-
-def _catalogue_fields(table: Table) -> Fields:
-    columns = """
-        PETAL_LOC I  FIBER J  COADD_FIBERSTATUS J  TARGET_RA D  TARGET_DEC D  OBJTYPE 3A  FLUX_G E  FLUX_R E
-        FLUX_Z E  DESI_TARGET K  BGS_TARGET K  MWS_TARGET K  SCND_TARGET K  COADD_NUMEXP I  COADD_EXPTIME E
-        COADD_NUMNIGHT I  COADD_NUMTILE I
-    """
-    values = {**table, **_target_values(table)}
-    once = np.minimum(values["COADD_NUMEXP"], 1)
-    who = {"TARGETID": Field("K", table["TARGETID"]), "SURVEY": Field("7A", "main")}
-    who |= {"PROGRAM": Field("6A", "dark"), "TILEID": Field("J", table["TILEID"])}
-    who |= {"LASTNIGHT": Field("J", table["NIGHT"])}
-    rest = _filled(columns, values | {"COADD_NUMNIGHT": once, "COADD_NUMTILE": once})
-    return who | _redshift_fields(table) | rest
-
-
-def _truth_fields(table: Table) -> Fields:
-    """Return the truth of each target once."""
-    _, rows = np.unique(table["TARGETID"], return_index=True)
-    rows = np.sort(rows)
-    rows = rows[table["TRUE_CLASS"][rows] != "SKY"]
-    table = {name: column[rows] for name, column in table.items()}
-    values = _target_values(table)
-    return {
-        "TARGETID": Field("K", table["TARGETID"]),
-        "MOCKID": Field("K", table["TARGETID"]),
-        "RA": Field("D", table["RA"]),
-        "DEC": Field("D", table["DEC"]),
-        "TRUEZ": Field("D", table["TRUE_Z"]),
-        "TRUESPECTYPE": Field("10A", table["TRUE_CLASS"]),
-        "TRUESUBTYPE": Field("21A", table["TRUE_SUBCLASS"]),
-        "TEMPLATETYPE": Field("10A", table["TRUE_CLASS"]),
-        "TEMPLATESUBTYPE": Field("10A", table["TRUE_SUBCLASS"]),
-        **{f"FLUX_{band}": Field("E", values[f"FLUX_{band}"]) for band in "GRZ"},
-        "BI_CIV": Field("E", table["TRUE_BI_CIV"], "km/s"),
-        "AI_CIV": Field("E", table["TRUE_AI_CIV"], "km/s"),
-        "LOBAL": Field("I", table["TRUE_LOBAL"]),
-    }
+        write_table(file, filled(_FIBERMAP, _fibermap_values(pointing)), "FIBERMAP")

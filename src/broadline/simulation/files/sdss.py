@@ -14,23 +14,25 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from broadline.simulation.files.sdss_tables import (
+from broadline.simulation.files.fits_parts import (
     BLOCK,
     ORIGIN,
     Card,
     Field,
-    Survey,
-    Table,
-    fit_fields,
     header_of,
-    no_quasar_fields,
     primary_header,
     published,
     records,
-    survey_of,
     table_header,
-    target_fields,
     write_table,
+)
+from broadline.simulation.files.sdss_tables import (
+    Survey,
+    Table,
+    fit_fields,
+    no_quasar_fields,
+    survey_of,
+    target_fields,
 )
 from broadline.simulation.pointing import N_FITS, Pointing
 from broadline.spectra import LATTICE_STEP

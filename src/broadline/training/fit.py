@@ -1,0 +1,318 @@
+"""Training: epochs of examples in, a model file out. Resumable, and the same bits for the same seed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import lightning_fabric
+import numpy as np
+import torch
+from torch import Tensor
+
+from broadline.decision import CONFLICT_KMS, Rule, velocity
+from broadline.errors import UsageError
+from broadline.finders import decode
+from broadline.grid import Grid
+from broadline.lines import QUASARNET_LINES
+from broadline.model import save_model
+from broadline.networks.architecture import Outputs
+from broadline.networks.quasarnet import QuasarNET
+from broadline.recipe import Recipe
+from broadline.training.objective import Counts, Targets, equation_1, likelihood
+from broadline.training.presets import Preset
+from broadline.training.simulated import Examples
+
+__all__ = ["Progress", "TrainingData", "fit", "validate"]
+
+_CHECKPOINT = "checkpoint.pt"
+_WARM_UP = 0.03  # of all steps
+_LOWEST = 0.01  # of the learning rate, at the end
+
+
+class TrainingData(Protocol):
+    """What `fit` learns from."""
+
+    def __len__(self) -> int:
+        """Return the number of spectra."""
+        ...
+
+    def epoch(self, number: int) -> Iterator[Examples]:
+        """Yield the batches of an epoch, the same for the same number."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands: after each step, and with the scores of validation after each epoch."""
+
+    epoch: int
+    step: int
+    n_steps: int
+    loss: float
+    scores: dict[str, float] | None = None
+
+
+def fit(
+    preset: Preset,
+    data: TrainingData,
+    validation: Sequence[Examples],
+    folder: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    precision: str = "bf16",
+    counts: Counts | None = None,
+    card: dict[str, str] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Train a network and return its model file; go on where an earlier run in the folder was stopped.
+
+    Parameters
+    ----------
+    preset : Preset
+    data : TrainingData
+    validation : sequence of Examples
+        The best epoch is the one of least loss on these.
+    folder : Path
+        Gets ``model.onnx`` (the best epoch), ``last.onnx``, ``log.csv`` and ``checkpoint.pt``.
+    epochs : int, optional
+        Instead of the preset's.
+    seed : int
+    precision : {"bf16", "fp32"}
+    counts : Counts, optional
+        Of the whole sample, for the loss "sample".
+    card : dict of str to str, optional
+        Goes into the model file.
+    on_step : callable, optional
+        Told of each step.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds a checkpoint of another run, cannot be written, or the loss is not finite.
+    """
+    run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, card or {})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for epoch in range(run.resume(), run.epochs):
+            loss = run.train(epoch, on_step)
+            scores = validate(run.averaged, validation, run.loss, preset.representation.grid)
+            run.finish_epoch(epoch, loss, scores)
+            if on_step:
+                on_step(Progress(epoch, run.step, run.n_steps, loss, scores))
+    except OSError as error:
+        raise UsageError(
+            f"cannot write into {folder}: {error}; the last checkpoint is intact, start again to go on"
+        ) from error
+    return folder / "model.onnx"
+
+
+class _Run:
+    """The state of a training run."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        data: TrainingData,
+        folder: Path,
+        epochs: int,
+        seed: int,
+        precision: str,
+        counts: Counts | None,
+        card: dict[str, str],
+    ) -> None:
+        self.preset, self.data, self.folder, self.epochs = preset, data, folder, epochs
+        self.counts, self.card = counts, card
+        self.n_steps = epochs * (len(data) // preset.batch)
+        if not self.n_steps:
+            raise UsageError(f"{len(data)} spectra are less than a batch of {preset.batch}: give more")
+        self.request = {
+            "preset": preset.to_dict(),
+            "epochs": epochs,
+            "seed": seed,
+            "precision": precision,
+            "n_spectra": len(data),
+        }
+        self.fabric = lightning_fabric.Fabric(
+            accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
+        )
+        torch.manual_seed(seed)
+        self.network = QuasarNET(preset.network).to(self.fabric.device)
+        self.averaged = self.network
+        if preset.averaging:
+            self.averaged = QuasarNET(preset.network).to(self.fabric.device)
+            self.averaged.load_state_dict(self.network.state_dict())
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), preset.rate, weight_decay=preset.weight_decay, amsgrad=preset.amsgrad
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
+        self.forward = torch.compile(self.network.logits)
+        self.step, self.best = 0, math.inf
+
+    def _rate(self, step: int) -> float:
+        if self.preset.schedule == "constant":
+            return 1.0
+        warm = max(1, round(_WARM_UP * self.n_steps))
+        if step < warm:
+            return (step + 1) / warm
+        share = min(1.0, (step - warm) / max(1, self.n_steps - warm))
+        return _LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * share))
+
+    def loss(self, outputs: Outputs[Tensor], y: Targets) -> Tensor:
+        """Return the preset's loss."""
+        preset = self.preset
+        logits, offset, log_sigma = outputs
+        stretch = preset.network.offset_range
+        if preset.loss != "likelihood":
+            return equation_1(logits, offset, y, preset.loss, self.counts, offset_range=stretch)
+        assert log_sigma is not None
+        return likelihood(
+            logits, offset, log_sigma, y, offset_range=stretch, offset_weight=preset.offset_weight
+        )
+
+    def train(self, epoch: int, on_step: Callable[[Progress], None] | None) -> float:
+        """Go through one epoch; return the mean loss."""
+        self.network.train()
+        total, n = 0.0, 0
+        for batch in self.data.epoch(epoch):
+            x = batch.x.to(self.fabric.device)
+            y = Targets(*(part.to(self.fabric.device) for part in batch.targets))
+            with self.fabric.autocast():
+                outputs = self.forward(x)
+            loss = self.loss(outputs, y)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                ids = ", ".join(map(str, batch.ids))
+                raise UsageError(
+                    f"the loss is {value} at step {self.step} of epoch {epoch}, on rows {ids} of the "
+                    "training set; the checkpoint of the epoch before is intact: use a lower learning rate"
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            self.fabric.backward(loss)
+            self.optimiser.step()
+            self.schedule.step()
+            self._average()
+            self.step += 1
+            total, n = total + value, n + 1
+            if on_step:
+                on_step(Progress(epoch, self.step, self.n_steps, total / n))
+        return total / max(n, 1)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights a little; statistics of batch normalisation are copied."""
+        if self.averaged is self.network:
+            return
+        decay = min(self.preset.averaging, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+        for kept, new in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(new)
+
+    def finish_epoch(self, epoch: int, loss: float, scores: dict[str, float]) -> None:
+        """Save models, log and checkpoint."""
+        self.save(self.folder / "last.onnx", epoch, scores)
+        if scores["loss"] < self.best:
+            self.best = scores["loss"]
+            self.save(self.folder / "model.onnx", epoch, scores)
+        log = self.folder / "log.csv"
+        row = {"epoch": epoch, "step": self.step, "seconds": round(time.time()), "train_loss": loss} | scores
+        fresh = not log.exists()
+        with log.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+        state = {
+            "request": self.request,
+            "epoch": epoch + 1,
+            "step": self.step,
+            "best": self.best,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+        aside = self.folder / f".{_CHECKPOINT}.part"
+        torch.save(state, aside)
+        aside.replace(self.folder / _CHECKPOINT)
+
+    def resume(self) -> int:
+        """Load the checkpoint, if there is one; return the epoch to go on with."""
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return 0
+        try:
+            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            found = state["request"]
+        except Exception as error:
+            raise UsageError(f"{path} cannot be read ({error}); remove it to start anew") from error
+        if found != self.request:
+            different = [key for key in self.request if found.get(key) != self.request[key]]
+            raise UsageError(f"{path} is of another run ({', '.join(different)} differ); give a new folder")
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.best = state["step"], state["best"]
+        return int(state["epoch"])
+
+    def save(self, path: Path, epoch: int, scores: dict[str, float]) -> None:
+        card = self.card | {
+            "preset": self.preset.name,
+            "epochs": f"{epoch + 1} of {self.epochs} with {len(self.data):,} spectra each",
+            **{f"validation_{key}": f"{value:.5g}" for key, value in scores.items()},
+        }
+        preset = self.preset
+        recipe = Recipe(preset.name, preset.network, preset.representation, QUASARNET_LINES, Rule(), card)
+        save_model(path, recipe, self.averaged.parameters_by_name())
+
+
+@torch.no_grad()
+def validate(
+    network: QuasarNET,
+    examples: Sequence[Examples],
+    loss: Callable[[Outputs[Tensor], Targets], Tensor],
+    grid: Grid,
+) -> dict[str, float]:
+    """Return loss, purity, completeness and redshift errors (km/s) on examples, at the paper's rule.
+
+    Quasars count with a firm label only (`Examples.firm` of half or more); stars and galaxies always.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    low, high = network.config.offset_range
+    losses, parts = [], []
+    for batch in examples:
+        outputs = network.logits(batch.x.to(device))
+        losses.append(float(loss(outputs, Targets(*(part.to(device) for part in batch.targets)))))
+        c, z = decode(
+            torch.sigmoid(outputs.confidence).float().cpu().numpy(),
+            (low + (high - low) * torch.sigmoid(outputs.offset)).float().cpu().numpy(),
+            QUASARNET_LINES,
+            grid,
+        )
+        best = c[:, :6].argmax(axis=1)
+        rows = np.arange(len(c))
+        parts.append(np.stack([c[rows, best], z[rows, best], batch.z, batch.firm], axis=1))
+    c, z, truth, firm = np.concatenate(parts).T
+    quasar, counted = np.isfinite(truth), firm >= 0.5
+    called = c > Rule().c_th
+    dv = velocity(z, np.nan_to_num(truth))
+    right = called & quasar & (np.abs(dv) < CONFLICT_KMS)
+    n_called, n_quasar = (called & counted).sum(), (quasar & counted).sum()
+    errors = dv[right & counted]
+    return {
+        "loss": float(np.mean(losses)),
+        "purity": float((right & counted).sum() / max(n_called, 1)),
+        "completeness": float((right & counted).sum() / max(n_quasar, 1)),
+        "others_called": float((called & counted & ~quasar).sum() / max((counted & ~quasar).sum(), 1)),
+        "catastrophic": float((called & counted & quasar & ~right).sum() / max(n_quasar, 1)),
+        "std": float(np.std(errors)) if len(errors) else math.nan,
+        "nmad": float(1.4826 * np.median(np.abs(errors - np.median(errors)))) if len(errors) else math.nan,
+    }

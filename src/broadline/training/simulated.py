@@ -1,0 +1,116 @@
+"""Training data from a library of clean spectra: noise anew at each visit, labels as an expert gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from broadline.lines import QUASARNET_LINES
+from broadline.simulation.instrument import draw_sn
+from broadline.simulation.stream import Batch, Library, Stream, batches
+from broadline.training.objective import Targets, targets
+from broadline.training.presets import Preset
+
+__all__ = ["INSTRUMENTS", "Examples", "Simulated"]
+
+#: Who looks at the spectra: a model for all surveys sees every coverage and every shape of noise.
+INSTRUMENTS: Mapping[str, float] = {"boss": 0.58, "sdss": 0.18, "lamost": 0.14, "desi": 0.10}
+
+#: Significance of the features at which half of the inspectors are sure (facts measured by `inspection`).
+_SEEN = 60.0
+
+
+class Examples(NamedTuple):
+    """A batch to learn from, or to be scored on.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, n_pixels) or (n, channels, n_pixels)
+        Network input.
+    targets : Targets
+    z : ndarray of float64, shape (n,)
+        Redshift of quasars; NaN for all else.
+    firm : ndarray of float64, shape (n,)
+        Probability that an inspector is sure of the label.
+    bal : ndarray of int8, shape (n,)
+        1, 0 or -1 (ambiguous).
+    ids : ndarray of int64, shape (n,)
+        Rows of the training set.
+    """
+
+    x: Tensor
+    targets: Targets
+    z: NDArray[np.float64]
+    firm: NDArray[np.float64]
+    bal: NDArray[np.int8]
+    ids: NDArray[np.int64]
+
+
+class Simulated:
+    """Epochs of simulated examples; the same number gives the same examples.
+
+    Parameters
+    ----------
+    library : Library
+    preset : Preset
+    seed : int
+    instruments : mapping of str to float
+    """
+
+    def __init__(
+        self, library: Library, preset: Preset, seed: int, instruments: Mapping[str, float] = INSTRUMENTS
+    ) -> None:
+        self.library, self.preset, self.seed, self.instruments = library, preset, seed, instruments
+        truth = library.truth
+        quasar, subclass = truth["CLASS"] == "QSO", truth["SUBCLASS"]
+        self._quasar = quasar
+        # Experts disagree on these: narrow-line quasars, and galaxies with broad lines.
+        self._ambiguous = (quasar & (subclass == "NLAGN")) | (~quasar & (subclass == "BROADLINE"))
+        self._galaxy, self._star = truth["CLASS"] == "GALAXY", truth["CLASS"] == "STAR"
+
+    def __len__(self) -> int:
+        return len(self.library)
+
+    def epoch(self, number: int) -> Iterator[Examples]:
+        """Yield every spectrum of the library once, with noise of its own; batches of less are left out."""
+        rng = np.random.Generator(np.random.SFC64([self.seed, number]))
+        source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn)
+        with Stream(source, 6) as stream:
+            for batch in stream:
+                if len(batch.rows) == self.preset.batch:
+                    yield self.examples(batch)
+
+    def examples(self, batch: Batch) -> Examples:
+        """Return a batch with its targets."""
+        truth, rows = self.library.truth, batch.rows
+        quasar = self._quasar[rows]
+        firm = np.where(quasar, 1 / (1 + (_SEEN / np.maximum(batch.significance, 1e-3)) ** 4), 1.0)
+        firm[self._ambiguous[rows]] = 0
+        seen = batch.bal_significance > _SEEN
+        broad, any_trough = truth["BI_CIV"][rows] > 0, truth["AI_CIV"][rows] > 0
+        bal = np.where(broad & seen, 1, np.where(any_trough | broad, -1, 0)).astype(np.int8)
+        z = np.where(quasar, truth["Z"][rows], np.nan)
+        preset = self.preset
+        grid, n_boxes = preset.representation.grid, preset.network.n_boxes
+        y = targets(z, quasar, bal, QUASARNET_LINES, grid, n_boxes, firm, preset.unsure)
+        x = torch.from_numpy(batch.values)
+        if preset.representation.channels == "flux+error":
+            x = torch.stack([x, torch.from_numpy(np.log1p(batch.error))], dim=1)
+        return Examples(x, y, z, firm, bal, rows)
+
+    def _sn(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return S/N as of quasar targets, with bright galaxies, stars and near quasars in plenty."""
+        z = self.library.truth["Z"][rows]
+        sn = draw_sn(len(rows), rng)
+        bright = rng.random(len(rows))
+        sn *= np.where(self._galaxy[rows] & (bright < 0.5), 5, 1).astype(np.float32)
+        sn *= np.where(self._star[rows] & (bright < 0.35), 6, 1).astype(np.float32)
+        sn *= np.where(self._quasar[rows] & (z < 0.5) & (bright < 0.5), 4, 1).astype(np.float32)
+        # Beyond z ~ 4.5 the median pixel lies in the dark of the forest: half as bright, and less.
+        sn *= np.clip(1 - (z - 4.3) / 1.2, 0.05, 1).astype(np.float32)
+        return sn
