@@ -23,7 +23,7 @@ _FAR = 12.0  # logits beyond are cut: they differ by what float32 can tell, not 
 
 def _logit(p: NDArray[Any]) -> _Array:
     p = np.clip(np.asarray(p, dtype=np.float64), 1e-9, 1 - 1e-9)
-    return np.clip(np.log(p / (1 - p)), -_FAR, _FAR)
+    return np.asarray(np.clip(np.log(p / (1 - p)), -_FAR, _FAR))
 
 
 def quasar_features(c: NDArray[Any], z: _Array, z_best: _Array, z_err: _Array) -> _Array:
@@ -108,6 +108,5 @@ class Calibration:
         ValueError, TypeError, KeyError
             If a field is missing, unknown or impossible.
         """
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        )
+        curves = {name: tuple(map(float, fields[name])) for name in ("qso", "z", "bal", "scale")}
+        return cls(fitted_on=str(fields["fitted_on"]), **curves)  # type: ignore[arg-type]

@@ -155,13 +155,13 @@ class Model:
         c, z = decode(output.confidence, output.offset, self.lines, grid)
         if output.log_sigma is None:
             return Found(c, z, None)
-        # Networks that tell errors are asked for broad absorption where the redshift puts CIV, and only there.
+        # Networks that tell errors are asked for broad absorption where the redshift puts CIV, nowhere else.
         emission = np.flatnonzero([not line.bal for line in self.lines])
         z_best = z[np.arange(len(z)), emission[c[:, emission].argmax(axis=1)]]
         for i, line in enumerate(self.lines):
             if line.bal:
                 c[:, i], z[:, i] = read_at(output.confidence[:, i], z_best, line, grid), z_best
-        return Found(c, z, errors(*output, self.lines, grid))
+        return Found(c, z, errors(output.confidence, output.offset, output.log_sigma, self.lines, grid))
 
     def judge(self, values: NDArray[np.float32]) -> tuple[Found, Decision]:
         """Return what the finders say of represented spectra, and the verdict by the rule in force."""
