@@ -162,8 +162,8 @@ def damped(
 
     Damped systems (log N > 20): 0.35 ((1 + z) / 3.5)^1.3 a unit redshift, of which about 0.25 have
     log N > 20.3, near Noterdaeme et al. (2012), A&A 547, L1; at most two a sight line. Lyman limits
-    (17.2 < log N < 20): 2.84 ((1 + z) / 4.5)^2.04 a unit redshift, Songaila & Cowie (2010), ApJ 721, 1448;
-    the two of highest redshift.
+    (17.2 < log N < 20): 2.84 ((1 + z) / 4.5)^2.04 a unit redshift, of which the two of highest redshift count;
+    Ribaudo, Lehner & Howk (2011), ApJ 736, 42, find an exponent of 1.83 +- 0.21.
 
     Returns
     -------
@@ -277,9 +277,10 @@ def metals(
 ) -> tuple[Array, dict[str, NDArray[Any]]]:
     """Return the optical depth of intervening metal systems, and what was drawn.
 
-    MgII with FeII: 0.5 a unit redshift in 0.35 < z < 2.7, W(2796) > 0.3 A with an exponential of 0.6 A
-    (Nestor et al. 2005, ApJ 628, 637). CIV with SiIV: 1.2 a unit redshift in z > 1.2, W(1548) > 0.2 A with an
-    exponential of 0.35 A (Cooksey et al. 2013, ApJ 763, 37), and one in seven quasars an associated one.
+    MgII with FeII: 0.5 a unit redshift in 0.35 < z < 2.7, W(2796) > 0.3 A with an exponential of 0.6 A; CIV
+    with SiIV: 1.2 a unit redshift in z > 1.2, W(1548) > 0.2 A with an exponential of 0.35 A, and one in seven
+    quasars an associated one: round numbers of the size of those in Nestor et al. (2005), ApJ 628, 637, and
+    Cooksey et al. (2013), ApJ 763, 37.
 
     Parameters
     ----------

@@ -137,7 +137,7 @@ def _quasars(
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]], NDArray[np.float32]]:
     """Return flux, truth and the transmission of broad absorption, shape (n, n_pixels)."""
     z, shift = snap(wanted)
-    pool = None if templates is None else _templates(str(templates))
+    pool = _templates(str(templates)) if templates is not None and len(z) else None
     rest = quasar.draw(len(z), z, rng, pool, recipe.narrow_line)
     flux, _ = redshifted(rest, shift, *window)
     flux *= absorb(*window, z, rng, rest.truth["HAS_FOREST"].astype(bool), 0.0)[0]
