@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from broadline.inputs import Inputs
     from broadline.model import Model
     from broadline.pipeline import Summary, Unit
+    from broadline.training.fit import Progress as Learnt
 
 app = typer.Typer(
     help="Classify survey spectra and measure their redshifts by finding the lines.",
@@ -175,6 +176,103 @@ def simulate(
     typer.echo(f"{output}: {n:,} spectra, {', '.join(path.name for path in catalogues)}")
 
 
+@app.command()
+def prepare(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or @LIST (a file of names).")],
+    truth: Annotated[
+        Path, typer.Option(help="What is known of them: DR12Q superset, QuasarNET's truth, or a table.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder: new, empty, or begun by the same command.")
+    ],
+    keep_ancillary: Annotated[
+        bool, typer.Option("--keep-ancillary", help="Keep targets of ancillary programmes.")
+    ] = False,
+    representation: Annotated[
+        Literal["flux", "flux+error"],
+        typer.Option(help="What the preset eats: flux (paper, paper-code) | flux+error (broadline)."),
+    ] = "flux",
+    archive: ArchiveName = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [as many as cores].")] = None,
+) -> None:
+    """Make a training set: spectra as a network eats them, with what is known of them.
+
+    A command that was stopped goes on where it was when it is given again.
+    """
+    from broadline.representation import Representation
+    from broadline.training.dataset import prepare as run
+
+    with _Progress() as progress:
+        try:
+            summary = run(
+                paths,
+                truth,
+                output,
+                Representation(channels=representation),
+                keep_ancillary=keep_ancillary,
+                archive=archive,
+                workers=workers,
+                on_unit=lambda so_far, fraction: progress.show(so_far.n_read, fraction),
+            )
+        except KeyboardInterrupt:
+            raise _InterruptedError(f"interrupted; the same command goes on in {output}") from None
+    classes = ", ".join(f"{n:,} {name or 'unidentified'}" for name, n in summary.classes.items() if n)
+    typer.echo(f"{output}: {len(summary):,} of {summary.n_read:,} spectra: {classes}")
+    typer.echo(
+        f"of these {summary.n_bal:,} are tagged BAL, {summary.n_doubtful:,} not firmly identified, "
+        f"{summary.n_repeated:,} there more than once"
+    )
+    typer.echo(
+        f"left out: {summary.n_unusable:,} unusable, {summary.n_unmatched:,} not in the truth, "
+        f"{summary.n_ancillary:,} of ancillary programmes"
+    )
+    for note in summary.notes[:20]:
+        _say(f"unusable: {note}")
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model, log and checkpoints.")],
+    in_memory: Annotated[
+        int, typer.Option("--in-memory", min=1, help="Train on so many simulated spectra, never on disk.")
+    ],
+    preset: Annotated[str, typer.Option(help="broadline | paper | paper-code")] = "broadline",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs [the preset's].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
+    templates: Annotated[Path | None, typer.Option(help="Folder of template sets [none needed].")] = None,
+    precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="bf16 is faster.")] = "bf16",
+) -> None:
+    """Train a network; needs torch (pip install 'broadline[train]').
+
+    A command that was stopped goes on after its last finished epoch when it is given again.
+    """
+    from broadline.errors import UsageError
+
+    try:
+        from broadline.training.presets import PRESETS
+        from broadline.training.run import train_in_memory
+    except ImportError as error:
+        raise UsageError(f"training needs more packages: pip install 'broadline[train]' ({error})") from error
+    if preset not in PRESETS:
+        raise UsageError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    if templates is not None and not templates.is_dir():
+        raise UsageError(f"there is no templates folder {templates}; without --templates none is needed")
+    place = None if templates is None else str(templates)
+    with _Progress("simulating") as progress:
+        path = train_in_memory(
+            PRESETS[preset],
+            output,
+            in_memory,
+            epochs=epochs,
+            seed=seed,
+            templates=place,
+            precision=precision,
+            on_library=lambda done, total: progress.show(done, done / total),
+            on_step=progress.learn,
+        )
+    typer.echo(f"wrote {path}")
+
+
 @models.command("list")
 def models_list() -> None:
     """List the models that can be named."""
@@ -268,6 +366,14 @@ class _Progress:
     def advance(self, unit: Unit, summary: Summary, fraction: float) -> None:
         self.bar.update(self.task, description=unit.archive)
         self.show(summary.n_spectra, fraction)
+
+    def learn(self, state: Learnt) -> None:
+        text = f"loss {state.loss:.4f}"
+        if state.scores:
+            keys = ("purity", "completeness", "nmad")
+            text = ", ".join(f"{key} {state.scores[key]:.4g}" for key in keys)
+            _say(f"epoch {state.epoch + 1}: loss {state.loss:.4f}, on validation {text}")
+        self.bar.update(self.task, completed=state.step / state.n_steps, description="training", rate=text)
 
     def show(self, n_spectra: int, fraction: float) -> None:
         elapsed = self.bar.tasks[0].elapsed or 0

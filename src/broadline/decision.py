@@ -92,8 +92,8 @@ def combine(
     z_err: NDArray[np.float64],
     best: NDArray[np.int64],
     scale: tuple[float, float] = (1.0, 1.0),
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return redshift and error from all emission lines that agree with the most confident one.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return redshift, error and number of the emission lines that agree with the most confident one.
 
     The inverse-variance mean of ln(1 + z).
 
@@ -116,7 +116,7 @@ def combine(
     total = weight.sum(axis=1)
     combined = np.expm1((weight * log).sum(axis=1) / total)
     widened = np.where(say.sum(axis=1) > 1, scale[1], scale[0])
-    return combined, widened * (1 + combined) / np.sqrt(total)
+    return combined, widened * (1 + combined) / np.sqrt(total), say.sum(axis=1)
 
 
 def decide(
@@ -148,7 +148,7 @@ def decide(
     error = np.full(len(c), np.nan)
     if z_err is not None:
         at = c[:, emission].argmax(axis=1)
-        z_best, error = combine(c[:, emission], z[:, emission], z_err[:, emission], at, scale)
+        z_best, error, _ = combine(c[:, emission], z[:, emission], z_err[:, emission], at, scale)
     found = c[:, emission] > rule.c_th
     n_lines = found.sum(axis=1, dtype=np.int16)
     is_qso = n_lines >= rule.l_min

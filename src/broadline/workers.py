@@ -80,7 +80,7 @@ class Workers(Generic[Item, Result]):
     ) -> None:
         self.function = function
         self.others = set(multiprocessing.active_children())
-        self.pool = ProcessPoolExecutor(n, context, start, arguments)
+        self.pool = ProcessPoolExecutor(n, context, _begin, (start, arguments))
         self.waiting = iter(items)
         self.queue: deque[tuple[Item, Future[Result]]] = deque()
         self.at_once = 2 * n
@@ -127,6 +127,19 @@ class Workers(Generic[Item, Result]):
         for worker in workers:
             worker.join()
         self.pool.shutdown(cancel_futures=True)
+
+
+def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start(*arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, lest it write beside a command that goes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

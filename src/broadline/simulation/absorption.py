@@ -162,7 +162,7 @@ def damped(
 
     Damped systems (log N > 20): 0.35 ((1 + z) / 3.5)^1.3 a unit redshift, of which about 0.25 have
     log N > 20.3, near Noterdaeme et al. (2012), A&A 547, L1; at most two a sight line. Lyman limits
-    (17.2 < log N < 20): 2.84 ((1 + z) / 4.5)^2.04 a unit redshift, of which the two of highest redshift count;
+    (17.2 < log N < 20): 2.84 ((1 + z) / 4.5)^2.04 a unit redshift, of which the two highest count;
     Ribaudo, Lehner & Howk (2011), ApJ 736, 42, find an exponent of 1.83 +- 0.21.
 
     Returns

@@ -44,6 +44,7 @@ class _Job(NamedTuple):
     recipe: SurveyRecipe
     seed: int
     templates: str | None
+    training_mix: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def build_library(
     seed: int = 0,
     templates: str | None = None,
     workers: int | None = None,
+    training_mix: bool = True,
     on_chunk: Callable[[int], None] | None = None,
 ) -> Library:
     """Return a library of clean spectra; the same for any number of workers.
@@ -89,6 +91,8 @@ def build_library(
         Templates folder.
     workers : int, optional
         Processes; as many as cores if not given.
+    training_mix : bool
+        Redshifts of `training_redshifts`, or the recipe's alone.
     on_chunk : callable, optional
         Told the number of spectra made so far.
 
@@ -101,7 +105,7 @@ def build_library(
     processes = min(workers or available_cores(), len(jobs))
     chunks: list[_Chunk] = []
     with ExitStack() as stack:
-        job = _Job(recipe, seed, templates)
+        job = _Job(recipe, seed, templates, training_mix)
         results: Iterable[tuple[tuple[int, int], _Chunk]]
         if processes > 1:
             context = prepare(["broadline.simulation.library"])
@@ -134,7 +138,7 @@ def _make(piece: tuple[int, int]) -> _Chunk:
     number, size = piece
     rng = np.random.default_rng([_job.seed, number])
     classes = draw_classes(_job.recipe, size, rng)
-    z = training_redshifts(classes, rng)
+    z = training_redshifts(classes, rng) if _job.training_mix else None
     sources = draw_sources(_job.recipe, classes, _WINDOW, rng, _job.templates, z)
     scene = sources.scene
     return _Chunk(

@@ -29,7 +29,7 @@ PIXEL = 299792.458 * np.log(10) * LATTICE_STEP  # km / s
 FWHM = 2 * np.sqrt(2 * np.log(2))
 
 #: The composite is of quasars brighter than i = 19.1, and blends raise the continuum beside its lines: broad
-#: lines of BOSS quasars, two magnitudes fainter, are stronger (the Baldwin effect: Baldwin 1977, ApJ 214, 679).
+#: lines of BOSS quasars, two magnitudes fainter, are stronger (Baldwin 1977, ApJ 214, 679).
 _FAINTER = 1.4
 
 

@@ -86,6 +86,8 @@ def draw_sources(
     truth["SUBCLASS"][:] = np.where(np.isin(classes, ("SKY", "DEAD")), classes, "")
     for name in ("STAR", "GALAXY"):
         rows = np.flatnonzero(classes == name)
+        if not len(rows):
+            continue
         if name == "STAR":
             rest = star.draw(len(rows), rng, templates, recipe.stars)
             moved, shift = snap(star.radial_velocity(len(rows), rng) / SPEED_OF_LIGHT)

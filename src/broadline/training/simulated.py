@@ -60,11 +60,19 @@ class Simulated:
     preset : Preset
     seed : int
     instruments : mapping of str to float
+    like_training : bool
+        S/N with bright galaxies, stars and near quasars in plenty; or as of BOSS quasar targets.
     """
 
     def __init__(
-        self, library: Library, preset: Preset, seed: int, instruments: Mapping[str, float] = INSTRUMENTS
+        self,
+        library: Library,
+        preset: Preset,
+        seed: int,
+        instruments: Mapping[str, float] = INSTRUMENTS,
+        like_training: bool = True,
     ) -> None:
+        self.like_training = like_training
         self.library, self.preset, self.seed, self.instruments = library, preset, seed, instruments
         truth = library.truth
         quasar, subclass = truth["CLASS"] == "QSO", truth["SUBCLASS"]
@@ -107,6 +115,8 @@ class Simulated:
         """Return S/N as of quasar targets, with bright galaxies, stars and near quasars in plenty."""
         z = self.library.truth["Z"][rows]
         sn = draw_sn(len(rows), rng)
+        if not self.like_training:
+            return sn
         bright = rng.random(len(rows))
         sn *= np.where(self._galaxy[rows] & (bright < 0.5), 5, 1).astype(np.float32)
         sn *= np.where(self._star[rows] & (bright < 0.35), 6, 1).astype(np.float32)

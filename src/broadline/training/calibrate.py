@@ -1,0 +1,124 @@
+"""Calibration of a trained model: logistic curves and scales of errors, fitted on data it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from broadline.calibration import Calibration, bal_features, quasar_features
+from broadline.decision import CONFLICT_KMS, combine, velocity
+from broadline.model import Model, save_model
+from broadline.networks.graph import parameters_of
+from broadline.training.simulated import Examples
+
+__all__ = ["Findings", "calibrated", "findings", "fit_calibration"]
+
+_RIDGE = 1e-3  # keeps coefficients of features that never vary at 0
+_SURE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a model says of examples, beside the truth; arrays of shape (n,) or (n, n_lines).
+
+    Attributes
+    ----------
+    c, z_lines, z_err_lines : ndarray
+        Of the emission lines.
+    c_bal : ndarray
+        Of the BAL finder, where the redshift found puts CIV.
+    z, z_err : ndarray
+        Combined, errors not scaled yet; and how many lines had a say is `several`.
+    truth, firm, bal : ndarray
+        As in `Examples`.
+    """
+
+    c: NDArray[np.float32]
+    z_lines: NDArray[np.float64]
+    z_err_lines: NDArray[np.float64]
+    c_bal: NDArray[np.float32]
+    z: NDArray[np.float64]
+    z_err: NDArray[np.float64]
+    several: NDArray[np.bool_]
+    truth: NDArray[np.float64]
+    firm: NDArray[np.float64]
+    bal: NDArray[np.int8]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Quasars whose redshift is right."""
+        dv = velocity(self.z, np.nan_to_num(self.truth))
+        return np.isfinite(self.truth) & (np.abs(dv) < CONFLICT_KMS)
+
+
+def findings(model: Model, examples: Iterable[Examples]) -> Findings:
+    """Return what a model that tells errors says of examples.
+
+    Raises
+    ------
+    ValueError
+        If the model's network has no error head.
+    """
+    emission = np.array([not line.bal for line in model.lines])
+    parts: list[list[NDArray[np.generic]]] = []
+    for batch in examples:
+        c, z, z_err = model.predict(batch.x.numpy())
+        if z_err is None:
+            raise ValueError(f"model {model.name} tells no errors: there is nothing to calibrate")
+        c_bal = c[:, ~emission].max(axis=1) if not emission.all() else np.zeros(len(c), np.float32)
+        c, z, z_err = c[:, emission], z[:, emission], z_err[:, emission]
+        joint, error, n_lines = combine(c, z, z_err, c.argmax(axis=1))
+        parts.append([c, z, z_err, c_bal, joint, error, n_lines > 1, batch.z, batch.firm, batch.bal])
+    return Findings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the coefficients of most likelihood of a logistic curve, with a slight pull to 0."""
+    spread = np.maximum(x.std(axis=0), 1e-9)
+    spread[0] = 1.0
+    scaled = x / spread
+
+    def loss(a: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        t = scaled @ a
+        p = 1 / (1 + np.exp(-np.clip(t, -50, 50)))
+        value = (weight * (np.logaddexp(0, t) - y * t)).sum() / weight.sum() + _RIDGE * (a[1:] ** 2).sum()
+        slope = scaled.T @ (weight * (p - y)) / weight.sum()
+        slope[1:] += 2 * _RIDGE * a[1:]
+        return value, slope
+
+    best = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+    return tuple(float(value) for value in best / spread)
+
+
+def fit_calibration(found: Findings, fitted_on: str) -> Calibration:
+    """Return the calibration that findings imply.
+
+    P_QSO is the probability of a quasar, P_Z that of a quasar with a redshift within `CONFLICT_KMS`, P_BAL
+    that of broad absorption in a quasar; scales bring the robust spread of pulls to 1.
+    """
+    quasar = np.isfinite(found.truth)
+    x = quasar_features(found.c, found.z_lines, found.z, found.z_err)
+    scale = []
+    for kind in (~found.several, found.several):
+        rows = kind & found.right & (found.firm > 0.5) & (found.c.max(axis=1) > _SURE)
+        pull = (found.z - found.truth)[rows] / found.z_err[rows]
+        scale.append(float(1.4826 * np.median(np.abs(pull - np.median(pull)))) if rows.sum() > 50 else 1.0)
+    known = quasar & (found.bal >= 0) & (found.c_bal > 0)
+    return Calibration(
+        qso=_logistic(x, quasar, found.firm),
+        z=_logistic(x, found.right, found.firm),
+        bal=_logistic(bal_features(found.c_bal[known]), found.bal[known] == 1, found.firm[known]),
+        scale=(scale[0], scale[1]),
+        fitted_on=fitted_on,
+    )
+
+
+def calibrated(model: Model, calibration: Calibration, path: Path, card: dict[str, str]) -> Path:
+    """Write a model with a calibration, and more on its card; return its path."""
+    recipe = replace(model.recipe, calibration=calibration, card=model.recipe.card | card)
+    return save_model(path, recipe, parameters_of(model.content))
