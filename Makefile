@@ -5,8 +5,6 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
-# Published weights, if they lie beside the checkout; otherwise the demo trains a small network.
-WEIGHTS ?= ../shared/data/weights/quasarnp_test_files/test_weights.h5
 OUT ?= demo/out
 PIP = bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -15,15 +13,8 @@ PIP = bin/python -m pip install --quiet --disable-pip-version-check -c constrain
 
 demo: .venv-demo/installed
 	rm -rf $(OUT)
-	.venv-demo/bin/python demo/make_survey.py $(OUT)/survey
-ifneq ($(wildcard $(WEIGHTS)),)
-	.venv-demo/bin/broadline models import $(WEIGHTS) --name demo -o $(OUT)/model.onnx --empty-bins zero
-else
-	.venv-demo/$(PIP) -e '.[train]'
-	.venv-demo/bin/python demo/train_model.py $(OUT)/model.onnx
-endif
-	.venv-demo/bin/broadline classify $(OUT)/survey -o $(OUT)/catalogue.fits --model $(OUT)/model.onnx
-	.venv-demo/bin/broadline show $(OUT)/survey/spec-0001-60000-0001.fits -o $(OUT)/quasar.png --model $(OUT)/model.onnx
+	.venv-demo/bin/broadline simulate $(OUT)/survey --archive boss --n 200 --seed 7 --files spectra
+	.venv-demo/bin/broadline classify $(OUT)/survey/spectra -o $(OUT)/catalogue.fits
 	.venv-demo/bin/python demo/compare.py $(OUT)
 
 test: .venv-test/installed

@@ -113,7 +113,10 @@ def _draw_lines(axes: Axes, represented: Represented, model: Model) -> str:
     position = rest * (1 + z[0])
     left, right = axes.get_xlim()
     places = left + (right - left) * _apart((position - left) / (right - left), _LABEL)
+    seen = (position > left) & (position < right)  # broad absorption may be looked for outside
     for i in np.argsort(c[0]):
+        if not seen[i]:
+            continue
         line = model.lines[i]
         found = c[0, i] > (model.rule.c_th_bal if line.bal else model.rule.c_th)
         color = (_BAL if line.bal else _FOUND) if found else _WEAK

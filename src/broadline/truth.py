@@ -307,7 +307,7 @@ def _sorted(path: Path, layout: str, columns: Columns, labels: _Labels) -> Truth
     order = np.lexsort((np.arange(len(key)), -confidence, key))
     order = order[named[order]]
     if not len(order):
-        raise UsageError(f"{path} names no spectra: no row has a {by}")
+        raise UsageError(f"{path} names no spectra: {by} is empty in all rows")
     key, kind, confidence = key[order], kind[order], confidence[order]
     z = labels.z.astype(np.float64)[order]
     z = np.where(np.isfinite(z) & (z > -1), z, np.nan)
@@ -413,18 +413,19 @@ def _from_astropy(table: Table) -> dict[str, NDArray[Any]]:
 
 
 def _from_arrow(table: pa.Table) -> dict[str, NDArray[Any]]:
-    return {
-        name.upper(): _native(name, column.to_numpy(zero_copy_only=False))
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        filled = column.cast(pa.string()).fill_null("") if name.upper() in _TEXT else column
+        columns[name.upper()] = _native(name, filled.to_numpy(zero_copy_only=False))
+    return columns
 
 
 def _native(name: str, column: Any) -> NDArray[Any]:
     """Return a column as text, or as numbers in native byte order with NaN where a value is missing."""
     values = np.ma.MaskedArray(column)
     if name.upper() in _TEXT:
-        missing = np.ma.getmaskarray(values) | (values.data == None)  # noqa: E711 (elementwise)
-        return np.asarray(np.strings.strip(np.where(missing, "", values.data).astype(str)))
+        text = np.where(np.ma.getmaskarray(values), "", np.asarray(values.data).astype(str))
+        return np.asarray(np.strings.strip(text))
     if values.dtype.kind not in "iufb":
         raise ValueError(f"column {name} does not hold numbers")
     if np.ma.is_masked(values):

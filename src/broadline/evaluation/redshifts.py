@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import f as f_distribution
 
 from broadline.decision import CONFLICT_KMS, SPEED_OF_LIGHT
 from broadline.errors import UsageError
@@ -163,8 +162,9 @@ def ripple_of(place: Floats, dv: Floats) -> Ripple:
     Least squares of ``dv = m + s sin(2 pi f x) + c cos(2 pi f x)`` with f = 1; the amplitude is
     ``sqrt(s^2 + c^2)``. The same fit at frequencies ``f = 1 +- k / L``, k = 2, 3, ..., with L the range of x
     (of a uniform distribution of the same variance), gives the power of the neighbours. Of noise they are
-    all nearly independent and exponential, so that the ratio has an F distribution: the periodogram of
-    Scargle (1982, ApJ 263, 835), with a floating mean (Zechmeister & Kuerster 2009, A&A 496, 577).
+    all nearly independent and exponential, so that the ratio to the mean of m neighbours exceeds r with a
+    chance of ``(1 + r / m)^-m``: the periodogram of Scargle (1982, ApJ 263, 835), with a floating mean
+    (Zechmeister & Kuerster 2009, A&A 496, 577).
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def ripple_of(place: Floats, dv: Floats) -> Ripple:
     around = np.mean([_wave(place, dv, f)[0] ** 2 for f in frequencies])
     power = float(amplitude**2 / around) if around > 0 else nan
     relative = np.hypot(2 * error / amplitude, 1 / np.sqrt(m)) if amplitude > 0 else nan
-    chance = float(f_distribution.sf(power, 2, 2 * m))
+    chance = float((1 + power / m) ** -m)
     return Ripple(len(dv), amplitude, error, power, float(power * relative), chance, m)
 
 

@@ -33,6 +33,7 @@ TRAINING: SurveyRecipe = replace(
     dead=0.0,
     repeats=0.0,
     bal=0.30,
+    narrow_line=0.02,
     redshifts={
         "QSO": RECIPES["boss"].redshifts["QSO"],
         "GALAXY": ((0.0, 1.0), (0.2, 1.2), (0.5, 1.0), (0.8, 0.6), (1.2, 0.2)),

@@ -74,7 +74,7 @@ class SurveyRecipe:
     sn_highest: float = 60.0
     sn_factor: Mapping[str, float] = field(default_factory=dict)
     bal: float = 0.18
-    narrow_line: float = 0.03
+    narrow_line: float = 0.005
 
     def __post_init__(self) -> None:
         _check_kinds(self)

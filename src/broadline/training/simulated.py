@@ -25,6 +25,23 @@ INSTRUMENTS: Mapping[str, float] = {"boss": 0.58, "sdss": 0.18, "lamost": 0.14, 
 _SEEN = 60.0
 
 
+#: Below this redshift narrow-line quasars are as often called galaxies.
+_NEAR = 0.9
+
+
+def _dimness(library: Library, quasar: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return how much fainter than red bins the median bin of a distant quasar is, dark with the forest.
+
+    The S/N of a quasar is that redward of Lya, as in `field`; instruments take it of the median pixel.
+    """
+    out = np.ones(len(library), dtype=np.float32)
+    for rows in np.array_split(np.flatnonzero(quasar & (library.truth["Z"] > 3.2)), 64):
+        flux = library.flux[rows].astype(np.float32)
+        bright = np.quantile(flux, 0.8, axis=1) if len(rows) else flux[:, 0]
+        out[rows] = np.clip(1.3 * np.median(flux, axis=1) / np.maximum(bright, 1e-3), 1e-3, 1)
+    return out
+
+
 class Examples(NamedTuple):
     """A batch to learn from, or to be scored on.
 
@@ -77,8 +94,10 @@ class Simulated:
         truth = library.truth
         quasar, subclass = truth["CLASS"] == "QSO", truth["SUBCLASS"]
         self._quasar = quasar
-        # Experts disagree on these: narrow-line quasars, and galaxies with broad lines.
-        self._ambiguous = (quasar & (subclass == "NLAGN")) | (~quasar & (subclass == "BROADLINE"))
+        # Experts disagree on these: near narrow-line quasars, and galaxies with broad lines.
+        near = quasar & (subclass == "NLAGN") & (truth["Z"] < _NEAR)
+        self._ambiguous = near | (~quasar & (subclass == "BROADLINE"))
+        self._dimness = _dimness(library, quasar)
         self._galaxy, self._star = truth["CLASS"] == "GALAXY", truth["CLASS"] == "STAR"
 
     def __len__(self) -> int:
@@ -121,6 +140,4 @@ class Simulated:
         sn *= np.where(self._galaxy[rows] & (bright < 0.5), 5, 1).astype(np.float32)
         sn *= np.where(self._star[rows] & (bright < 0.35), 6, 1).astype(np.float32)
         sn *= np.where(self._quasar[rows] & (z < 0.5) & (bright < 0.5), 4, 1).astype(np.float32)
-        # Beyond z ~ 4.5 the median pixel lies in the dark of the forest: half as bright, and less.
-        sn *= np.clip(1 - (z - 4.3) / 1.2, 0.05, 1).astype(np.float32)
-        return sn
+        return sn * self._dimness[rows]
