@@ -21,7 +21,9 @@ from broadline.representation import Representation
 from broadline.resample import binned
 from broadline.simulation import coarse
 from broadline.simulation.coarse import Coarse
-from broadline.simulation.instrument import Defects, Instrument, _bases, draw_sn
+from broadline.simulation.coarse_bins import Pixels, Variance
+from broadline.simulation.instrument import Defects, Instrument, draw_sn
+from broadline.simulation.instrument_curves import bases_of
 from broadline.simulation.instruments import BOSS, DESI, INSTRUMENTS, LAMOST, SDSS
 from broadline.simulation.scene import Scene
 from broadline.simulation.stream import Batch, Library, Stream, batches, normalised
@@ -170,8 +172,8 @@ def test_the_variance_of_a_bin_follows_from_its_pixels_on_any_night(
     instrument: Instrument, flux: float
 ) -> None:
     """1 / sum(1 / variance of pixels): the closed form is within 8 % for 98 % of bins and nights."""
-    pixels, bases = coarse._Pixels(instrument, QUASARNET_LOG), _bases(instrument)
-    closed = coarse._Variance(bases, pixels)
+    pixels, bases = Pixels(instrument, QUASARNET_LOG), bases_of(instrument)
+    closed = Variance(bases, pixels)
     night = np.exp(np.random.default_rng(0).normal(0, [0.2, 0.3, 0], (100, 3))).astype(np.float32)
     night[0] = 1
     fine = (night @ bases.variance + flux / bases.electrons)[:, pixels.index]

@@ -5,17 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from broadline.errors import BroadlineError
-
-if TYPE_CHECKING:
-    from broadline.inputs import Inputs
-    from broadline.model import Model
-    from broadline.pipeline import Summary, Unit
-    from broadline.training.fit import Progress as Learnt
+from broadline.progress import ProgressBar, report, say
 
 app = typer.Typer(
     help="Classify survey spectra and measure their redshifts by finding the lines.",
@@ -90,7 +85,7 @@ def classify(
     from broadline import pipeline
 
     choice = pipeline.ModelChoice(model, precision, empty_bins, c_th, l_min, c_th_bal)
-    with _Progress() as progress:
+    with ProgressBar() as progress:
         summary = pipeline.classify(
             paths,
             output,
@@ -102,7 +97,7 @@ def classify(
             on_inputs=progress.start,
             on_unit=progress.advance,
         )
-    _report(summary, output)
+    report(summary, output)
     if summary.n_unreadable:
         raise typer.Exit(1)
 
@@ -168,7 +163,7 @@ def simulate(
 
     changed = read_recipe(recipe, RECIPES[archive]) if recipe and archive in RECIPES else None
     request = Request.of(archive, n, seed, changed, templates, files)
-    with _Progress("simulating") as progress:
+    with ProgressBar("simulating") as progress:
         try:
             catalogues = run(request, output, workers, lambda done: progress.show(done, done / n))
         except KeyboardInterrupt:
@@ -202,7 +197,7 @@ def prepare(
     from broadline.representation import Representation
     from broadline.training.dataset import prepare as run
 
-    with _Progress() as progress:
+    with ProgressBar() as progress:
         try:
             summary = run(
                 paths,
@@ -220,14 +215,14 @@ def prepare(
     typer.echo(f"{output}: {len(summary):,} of {summary.n_read:,} spectra: {classes}")
     typer.echo(
         f"of these {summary.n_bal:,} are tagged BAL, {summary.n_doubtful:,} not firmly identified, "
-        f"{summary.n_repeated:,} there more than once"
+        f"{summary.n_repeated:,} have the name of another one"
     )
     typer.echo(
         f"left out: {summary.n_unusable:,} unusable, {summary.n_unmatched:,} not in the truth, "
         f"{summary.n_ancillary:,} of ancillary programmes"
     )
     for note in summary.notes[:20]:
-        _say(f"unusable: {note}")
+        say(f"unusable: {note}")
 
 
 @app.command()
@@ -258,7 +253,7 @@ def train(
     if templates is not None and not templates.is_dir():
         raise UsageError(f"there is no templates folder {templates}; without --templates none is needed")
     place = None if templates is None else str(templates)
-    with _Progress("simulating") as progress:
+    with ProgressBar("simulating") as progress:
         path = train_in_memory(
             PRESETS[preset],
             output,
@@ -326,76 +321,6 @@ def models_import(
     typer.echo(f"wrote {import_weights(weights, name, output, empty_bins)}")
 
 
-class _Progress:
-    """A progress bar with rate and time left on a terminal; nothing elsewhere."""
-
-    def __init__(self, title: str = "reading") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self.task = self.bar.add_task(title, total=1.0, rate="")
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def start(self, inputs: Inputs, model: Model) -> None:
-        if model.representation.empty == "as-published":
-            _say(f"note: model {model.name} fills bins without data as published; --empty-bins zero leaves 0")
-        if inputs.repeated:
-            _say(f"note: {inputs.repeated} files were named more than once; each is read once")
-        if inputs.skipped:
-            names = ", ".join(path.name for path in inputs.skipped[:3])
-            more = ", ..." if len(inputs.skipped) > 3 else ""
-            _say(f"note: left out {len(inputs.skipped)} files that hold no spectra ({names}{more})")
-
-    def advance(self, unit: Unit, summary: Summary, fraction: float) -> None:
-        self.bar.update(self.task, description=unit.archive)
-        self.show(summary.n_spectra, fraction)
-
-    def learn(self, state: Learnt) -> None:
-        text = f"loss {state.loss:.4f}"
-        if state.scores:
-            keys = ("purity", "completeness", "nmad")
-            text = ", ".join(f"{key} {state.scores[key]:.4g}" for key in keys)
-            _say(f"epoch {state.epoch + 1}: loss {state.loss:.4f}, on validation {text}")
-        self.bar.update(self.task, completed=state.step / state.n_steps, description="training", rate=text)
-
-    def show(self, n_spectra: int, fraction: float) -> None:
-        elapsed = self.bar.tasks[0].elapsed or 0
-        rate = f"{n_spectra:,} spectra, {n_spectra / elapsed:,.0f}/s" if elapsed else ""
-        self.bar.update(self.task, completed=fraction, rate=rate)
-
-
-def _report(summary: Summary, output: Path) -> None:
-    typer.echo(
-        f"{output}: {summary.n_spectra:,} spectra, {summary.n_qso:,} quasars ({summary.n_bal:,} BAL), "
-        f"{summary.n_vi:,} for inspection, {summary.n_unreadable:,} unreadable"
-    )
-    for note in summary.notes[:20]:
-        _say(f"flagged: {note}")
-    if len(summary.notes) > 20:
-        _say(f"... and more: the rows whose FLAGS have bit UNREADABLE ({summary.n_unreadable:,})")
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 _INTERRUPTED = 130  # the exit code that typer and shells make of an interrupt from the keyboard
 
 
@@ -407,13 +332,13 @@ def main() -> None:
     """Run the command line; an error meant for the user is one line and exit code 2."""
     # What astropy has to say of damaged headers is told by FLAGS and the summary.
     warnings.filterwarnings("ignore", module=r"astropy\.io\.fits")
-    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         app(prog_name="broadline")
     except BroadlineError as error:
-        _say(f"broadline: {error}")
+        say(f"broadline: {error}")
         sys.exit(_INTERRUPTED if isinstance(error, _InterruptedError) else 2)
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
-            _say("broadline: interrupted; nothing was written")
+            say("broadline: interrupted; nothing was written")
         raise

@@ -13,12 +13,12 @@ from broadline.grid import QUASARNET_LOG, Grid
 from broadline.resample import binned, conserving
 from broadline.spectra import Spectra
 
-__all__ = ["Representation", "Represented"]
+__all__ = ["CONSTANT", "Representation", "Represented"]
 
 _FEW = 0.1  # fraction of bins with data below which FEW_PIXELS is set
 _LOW_SN = 0.5  # median S/N per pixel below which LOW_SN is set
-# Relative scatter below which a spectrum counts as constant: the rounding of a float32 mean.
-_CONSTANT = 1e-6
+#: Relative scatter below which a spectrum counts as constant: the rounding of a float32 mean.
+CONSTANT = 1e-6
 
 
 class Represented(NamedTuple):
@@ -129,7 +129,7 @@ def _rms(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image
         mean = np.einsum("ij,ij->i", flux, weight)[:, None]
         values = flux - mean
         rms = np.sqrt(np.einsum("ij,ij,ij->i", values, values, weight))[:, None]
-        constant = ~(rms > _CONSTANT * np.abs(mean)) & data.any(axis=1, keepdims=True)
+        constant = ~(rms > CONSTANT * np.abs(mean)) & data.any(axis=1, keepdims=True)
         values /= rms
     unit = np.nan_to_num(rms, nan=0.0, posinf=0.0)
     return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0), constant[:, 0], unit
@@ -140,7 +140,7 @@ def _minmax(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Im
     low = np.where(data, flux, np.inf).min(axis=1, keepdims=True)
     high = np.where(data, flux, -np.inf).max(axis=1, keepdims=True)
     span = high - low
-    constant = ~(span > _CONSTANT * np.abs(high)) & data.any(axis=1, keepdims=True)
+    constant = ~(span > CONSTANT * np.abs(high)) & data.any(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = 2 * (flux - low) / span - 1
     return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0), constant[:, 0], span / 2

@@ -11,16 +11,22 @@ perfect spectrograph and pipeline would not do is in `Defects`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
-from scipy.sparse import csr_array
 
+from broadline.simulation.instrument_curves import (
+    KERNEL,
+    bases_of,
+    brightness,
+    random_calibration,
+    random_fields,
+    random_runs,
+    smearing,
+)
 from broadline.simulation.scene import Scene
-from broadline.simulation.sky_lines import SKY_LINES
 from broadline.spectra import LATTICE_STEP, lattice_wavelength
 
 __all__ = ["COMBINEREJ", "NODATA", "Arm", "Defects", "Instrument", "Observed", "draw_sn"]
@@ -29,12 +35,6 @@ __all__ = ["COMBINEREJ", "NODATA", "Arm", "Defects", "Instrument", "Observed", "
 NODATA, COMBINEREJ = np.int32(1 << 24), np.int32(1 << 25)
 
 _Image = NDArray[np.float32]
-_Basis = NDArray[np.float32]
-# Widths in pixels below which a line is narrower than the lattice of a Scene can carry (DESI's red camera).
-_NARROWEST = 0.4
-# Sky lines weaker than this leave residuals below the noise.
-_WEAK_LINE = 60.0
-_KERNEL = 5.0  # the line-spread function ends at so many standard deviations
 #: No spectrum has less noise from sky and read-out than this times the usual sigma, whatever `shape_scatter`.
 QUIETEST = np.float32(0.3)
 
@@ -209,7 +209,7 @@ class Instrument:
     def window(self) -> tuple[int, int]:
         """Lattice index of the first pixel and number of pixels that a `Scene` must cover."""
         position = np.log10([self.wavelength.min(), self.wavelength.max(initial=0)]) / LATTICE_STEP
-        margin = int(np.ceil(_KERNEL * max(self.wdisp))) + 1
+        margin = int(np.ceil(KERNEL * max(self.wdisp))) + 1
         return int(position[0]) - margin, int(np.ceil(position[1])) - int(position[0]) + 2 * margin + 1
 
     def table(self, name: str, wavelength: ArrayLike) -> NDArray[np.float64]:
@@ -246,17 +246,17 @@ class Instrument:
         n = len(scene.flux)
         if sn.shape != (n,) or not (np.isfinite(sn) & (sn > 0)).all():
             raise ValueError(f"sn must be {n} positive numbers, one a spectrum; its shape is {sn.shape}")
-        bases, defects = _bases(self), self.defects
+        bases, defects = bases_of(self), self.defects
         model = self.smeared(scene)
-        model *= _calibration(bases, defects, n, rng)
+        model *= random_calibration(bases, defects, n, rng)
         # What the pipeline knows: sky brightness and throughput of each spectrum.
         night = np.exp(rng.normal(0, [0.2, 0.3, 0.0], (n, 3))).astype(np.float32)
         sky = night[:, :2] @ bases.sky
         variance = night @ bases.variance
-        shape = _fields(bases.shape, self.shape_scatter, n, rng)
+        shape = random_fields(bases.shape, self.shape_scatter, n, rng)
         np.maximum(np.add(shape, 1, out=shape), QUIETEST, out=shape)
         variance *= np.square(shape, out=shape)
-        scale = _brightness(model, variance, bases.electrons, sn)[:, None]
+        scale = brightness(model, variance, bases.electrons, sn)[:, None]
         source = np.maximum(model, 0)
         source *= scale
         source /= bases.electrons
@@ -279,7 +279,7 @@ class Instrument:
             flux += (rng.standard_normal((n, len(bases.residual))) * loud).astype(np.float32) @ bases.residual
         flux += model
         if defects.ivar_level or defects.ivar_shape:
-            error = _fields(bases.smooth, defects.ivar_shape, n, rng)
+            error = random_fields(bases.smooth, defects.ivar_shape, n, rng)
             error += rng.normal(1, defects.ivar_level, (n, 1)).clip(0.5, 2)
             sigma_said = np.maximum(error, 0.3) * sigma
         else:
@@ -291,7 +291,7 @@ class Instrument:
 
     def smeared(self, scene: Scene) -> _Image:
         """Return the scene seen through the line-spread function, on the instrument's pixels."""
-        operator = _operator(self, scene.first, scene.flux.shape[1])
+        operator = smearing(self, scene.first, scene.flux.shape[1])
         return np.ascontiguousarray((operator @ np.ascontiguousarray(scene.flux.T)).T, dtype=np.float32)
 
     def _blemish(
@@ -300,10 +300,10 @@ class Instrument:
         """Add cosmic rays and take data away, in place; return the mask."""
         defects, (n, n_pixels) = self.defects, flux.shape
         mask = np.zeros(flux.shape, dtype=np.int32)
-        rows, columns = _runs(rng, n, n_pixels, defects.spikes, 1.5)
+        rows, columns = random_runs(rng, n, n_pixels, defects.spikes, 1.5)
         flux[rows, columns] += sigma[rows, columns] * (5 + rng.exponential(8, len(rows))).astype(np.float32)
-        mask[_runs(rng, n, n_pixels, defects.rejected, 1.5, _bases(self).rejected)] |= COMBINEREJ
-        mask[_runs(rng, n, n_pixels, defects.missing, 60)] |= NODATA
+        mask[random_runs(rng, n, n_pixels, defects.rejected, 1.5, bases_of(self).rejected)] |= COMBINEREJ
+        mask[random_runs(rng, n, n_pixels, defects.missing, 60)] |= NODATA
         if defects.ragged:
             for end in (slice(None), slice(None, None, -1)):
                 length = np.minimum(rng.exponential(defects.ragged, n), n_pixels // 10).astype(int)
@@ -334,158 +334,5 @@ def draw_sn(
     return np.minimum(median * np.exp(sigma * rng.standard_normal(n)), highest).astype(np.float32)
 
 
-# ---- what is computed once an instrument
-
-
-@dataclass(frozen=True, slots=True)
-class _Bases:
-    """Curves on the instrument's pixels; a random field is random numbers @ a basis (n_rows, n_pixels)."""
-
-    electrons: _Basis
-    wdisp: _Basis  # in the instrument's pixels
-    sky: _Basis  # continuum, lines
-    variance: _Basis  # of sky continuum, sky lines, read noise, for a source of flux 0
-    smooth: _Basis  # unit variance, correlated over some 400 pixels
-    shape: _Basis  # the same, larger at the ends
-    calibration: _Basis
-    one_sided: int  # so many first rows of `calibration` only ever lose light
-    residual: _Basis  # flux left by sky subtraction
-    rejected: NDArray[np.float64]  # cumulative probability of the place of masked runs, shape (n_pixels,)
-
-
-@lru_cache(maxsize=16)
-def _bases(instrument: Instrument) -> _Bases:
-    wavelength, defects = instrument.wavelength, instrument.defects
-    x = np.log10(wavelength) / LATTICE_STEP
-    electrons, continuum, wdisp = (instrument.table(t, wavelength) for t in ("electrons", "sky", "wdisp"))
-    lattice_pixel = wavelength * np.log(10) * LATTICE_STEP
-    lines: list[NDArray[np.float64]] = []
-    left: list[NDArray[np.float64]] = []
-    for centre, strength in SKY_LINES:
-        u = (x - np.log10(centre) / LATTICE_STEP) / wdisp
-        profile = np.exp(-0.5 * u**2) / (np.sqrt(2 * np.pi) * wdisp * lattice_pixel)
-        lines.append(instrument.line_scale * strength * profile)
-        if strength > _WEAK_LINE:
-            left += [lines[-1], lines[-1] * u]
-    sky = np.stack([continuum, np.sum(lines, axis=0)])
-    read = (instrument.read_noise / electrons) ** 2
-    quiet = np.sqrt(continuum / electrons + read)
-    residual = [defects.sky_offset * quiet]
-    residual += [row * defects.sky_broad * np.sqrt(0.5) * quiet for row in (*_bumps(x, 90), *_bumps(x, 350))]
-    residual += [defects.sky_lines * row for row in left]
-    t = 2 * (x - x.min()) / np.ptp(x) - 1
-    calibration = [np.full_like(t, defects.grey_loss), defects.blue_loss * (1 - t)]
-    calibration += [defects.slope * t, defects.curvature * (1.5 * t**2 - 0.5)]
-    calibration += [defects.ripple * row for row in _bumps(x, 300)]
-    for arm in instrument.arms[:-1]:
-        u = np.log(wavelength / arm.last) / 0.008
-        calibration += [defects.step * 0.5 * (1 + np.tanh(u)), defects.join * u * np.exp(0.5 - 0.5 * u**2)]
-    red = defects.fringe / (1 + np.exp(-(wavelength - 8200) / 150))
-    phase = 2 * np.pi * 8.5e5 / wavelength  # a period of 75 A at 8000 A
-    calibration += [red * np.cos(phase), red * np.sin(phase)]
-    oxygen = np.exp(-(((wavelength - 5578.9) / 2.0) ** 2))  # the line that pipelines reject most
-    smooth = _bumps(x, 400)
-    ends = 1 + 3 * (np.exp((x.min() - x) / 250) + np.exp((x - x.max()) / 250))
-    in_pixels = wdisp * lattice_pixel / instrument.linear_step if instrument.linear_step else wdisp
-    return _Bases(
-        electrons.astype(np.float32),
-        in_pixels.astype(np.float32),
-        sky.astype(np.float32),
-        np.stack([*(sky / electrons), read]).astype(np.float32),
-        smooth.astype(np.float32),
-        (ends * smooth).astype(np.float32),
-        np.stack(calibration).astype(np.float32),
-        2,
-        np.stack(residual).astype(np.float32),
-        np.cumsum(0.4 / len(x) + 0.4 * sky[1] / sky[1].sum() + 0.2 * oxygen / oxygen.sum()),
-    )
-
-
-def _bumps(x: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """Return Gaussians `length` pixels apart whose random sums have unit variance everywhere."""
-    centres = np.arange(x.min() - length, x.max() + 2 * length, length)
-    rows = np.exp(-0.5 * ((x - centres[:, None]) / (0.8 * length)) ** 2)
-    return np.asarray(rows / np.sqrt((rows**2).sum(axis=0)))
-
-
-@lru_cache(maxsize=16)
-def _operator(instrument: Instrument, first: int, n_pixels: int) -> csr_array:
-    """Return the line-spread function and the resampling, from lattice pixels to the instrument's."""
-    low, size = instrument.window
-    if first > low or first + n_pixels < low + size:
-        raise ValueError(
-            f"the scene covers lattice pixels {first} to {first + n_pixels - 1}, {instrument.name} needs "
-            f"{low} to {low + size - 1}: make the scene on Instrument.window"
-        )
-    wavelength = instrument.wavelength
-    x = np.log10(wavelength) / LATTICE_STEP
-    sigma = np.maximum(instrument.table("wdisp", wavelength), _NARROWEST)[:, None]
-    half = int(np.ceil(_KERNEL * sigma.max()))
-    index = np.rint(x).astype(int)[:, None] + np.arange(-half, half + 1)
-    weight = np.exp(-0.5 * ((index - x[:, None]) / sigma) ** 2)
-    weight[np.abs(index - x[:, None]) > _KERNEL * sigma] = 0
-    weight /= weight.sum(axis=1, keepdims=True)
-    rows = np.repeat(np.arange(len(x)), index.shape[1])
-    keep = weight.ravel() > 0
-    entries = (weight.ravel()[keep].astype(np.float32), (rows[keep], index.ravel()[keep] - first))
-    return csr_array(entries, shape=(len(x), n_pixels))
-
-
 def _count(arm: Arm, step: float) -> int:
     return round((arm.last - arm.first) / step) + 1
-
-
-# ---- random parts
-
-
-def _fields(basis: _Basis, amplitude: float, n: int, rng: np.random.Generator) -> _Image:
-    """Return random fields of standard deviation `amplitude`, shape (n, n_pixels)."""
-    return (amplitude * rng.standard_normal((n, len(basis)))).astype(np.float32) @ basis
-
-
-def _calibration(bases: _Bases, defects: Defects, n: int, rng: np.random.Generator) -> _Image:
-    """Return what flux calibration and fibre placement multiply the spectra by, never below 0.1."""
-    draws = rng.standard_normal((n, len(bases.calibration))).astype(np.float32)
-    draws[:, : bases.one_sided] = -np.abs(draws[:, : bases.one_sided])
-    factor = draws @ bases.calibration
-    factor += 1
-    np.maximum(factor, 0.1, out=factor)
-    return factor
-
-
-def _brightness(
-    model: _Image, dark: _Image, electrons: _Basis, sn: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return by how much to brighten each source so that its median S/N a pixel is `sn`.
-
-    With u = scale * flux, a pixel has S/N = u / sqrt(dark + u / electrons). Solved for the scale a pixel: S/N
-    grows with it, so that the median of the pixels' scales is the scale of the median S/N.
-    """
-    part = slice(None, None, 3)
-    flux, dark, electrons = model[:, part], dark[:, part], electrons[part]
-    half = (0.5 * sn**2)[:, None] / electrons
-    u = half + np.sqrt(half**2 + (sn**2)[:, None] * dark)
-    # A bright line's pixel needs little, one without flux infinitely much.
-    with np.errstate(over="ignore"):
-        scale = np.median(np.divide(u, flux, out=np.full_like(u, np.inf), where=flux > 0), axis=1)
-    return np.where(np.isfinite(scale), scale, 1).astype(np.float32)
-
-
-def _runs(
-    rng: np.random.Generator,
-    n: int,
-    n_pixels: int,
-    rate: float,
-    mean_length: float,
-    cumulative: NDArray[np.float64] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows and columns of random runs of pixels, `rate` a row, of geometric length."""
-    count = rng.poisson(rate * n)
-    row, start = rng.integers(0, n, count), rng.integers(0, n_pixels, count)
-    if cumulative is not None:
-        start = np.minimum(np.searchsorted(cumulative, rng.random(count)), n_pixels - 1)
-    length = rng.geometric(1 / mean_length, count)
-    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    columns = np.repeat(start, length) + within
-    inside = columns < n_pixels
-    return np.repeat(row, length)[inside], columns[inside]

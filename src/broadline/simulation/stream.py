@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from broadline.decision import SPEED_OF_LIGHT
 from broadline.grid import QUASARNET_LOG
 from broadline.lines import LINES
-from broadline.representation import _CONSTANT
+from broadline.representation import CONSTANT
 from broadline.simulation import instrument
 from broadline.simulation.coarse import Coarse, Exposed, blocks
 from broadline.simulation.instruments import INSTRUMENTS
@@ -231,7 +231,7 @@ def normalised(seen: Exposed, values: NDArray[np.float32], error: NDArray[np.flo
     mean = np.einsum("ij,ij->i", flux, ivar) / total
     np.subtract(flux, mean[:, None], out=values)
     rms = np.sqrt(np.einsum("ij,ij,ij->i", values, values, ivar) / total)
-    varies = rms > _CONSTANT * np.abs(mean)
+    varies = rms > CONSTANT * np.abs(mean)
     values *= np.divide(1, rms, out=np.zeros_like(rms), where=varies)[:, None]
     values *= data
     np.sqrt(ivar, out=error)

@@ -1,0 +1,98 @@
+"""What the command line says on the way: the progress bar, notes and the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from broadline.inputs import Inputs
+    from broadline.model import Model
+    from broadline.pipeline import Summary, Unit
+    from broadline.training.fit import Progress as Learnt
+
+__all__ = ["ProgressBar", "report", "say"]
+
+
+class ProgressBar:
+    """A progress bar with rate and time left on a terminal; nothing elsewhere. Used as a context manager.
+
+    Parameters
+    ----------
+    title : str
+        Stands before the bar until a method says otherwise.
+    """
+
+    def __init__(self, title: str = "reading") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task(title, total=1.0, rate="")
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def start(self, inputs: Inputs, model: Model) -> None:
+        """Say what is odd about the files and the model, before `pipeline.classify` begins with them."""
+        if model.representation.empty == "as-published":
+            say(f"note: model {model.name} fills bins without data as published; --empty-bins zero leaves 0")
+        if inputs.repeated:
+            say(f"note: {inputs.repeated} files were named more than once; each is read once")
+        if inputs.skipped:
+            names = ", ".join(path.name for path in inputs.skipped[:3])
+            more = ", ..." if len(inputs.skipped) > 3 else ""
+            say(f"note: left out {len(inputs.skipped)} files that hold no spectra ({names}{more})")
+
+    def advance(self, unit: Unit, summary: Summary, fraction: float) -> None:
+        """Show that a unit of `pipeline.classify` is done, and with it `fraction` (0 to 1) of the work."""
+        self.bar.update(self.task, description=unit.archive)
+        self.show(summary.n_spectra, fraction)
+
+    def learn(self, state: Learnt) -> None:
+        """Show a step of training; the end of an epoch, which has scores, is said on a line of its own."""
+        text = f"loss {state.loss:.4f}"
+        if state.scores:
+            keys = ("purity", "completeness", "nmad")
+            text = ", ".join(f"{key} {state.scores[key]:.4g}" for key in keys)
+            say(f"epoch {state.epoch + 1}: loss {state.loss:.4f}, on validation {text}")
+        self.bar.update(self.task, completed=state.step / state.n_steps, description="training", rate=text)
+
+    def show(self, n_spectra: int, fraction: float) -> None:
+        """Show that `n_spectra` are done, and with them `fraction` (0 to 1) of the work."""
+        elapsed = self.bar.tasks[0].elapsed or 0
+        rate = f"{n_spectra:,} spectra, {n_spectra / elapsed:,.0f}/s" if elapsed else ""
+        self.bar.update(self.task, completed=fraction, rate=rate)
+
+
+def report(summary: Summary, output: Path) -> None:
+    """Print what became of the spectra of a catalogue; what is wrong with them goes to standard error."""
+    typer.echo(
+        f"{output}: {summary.n_spectra:,} spectra, {summary.n_qso:,} quasars ({summary.n_bal:,} BAL), "
+        f"{summary.n_vi:,} for inspection, {summary.n_unreadable:,} unreadable"
+    )
+    for note in summary.notes[:20]:
+        say(f"flagged: {note}")
+    if len(summary.notes) > 20:
+        say(f"... and more: the rows whose FLAGS have bit UNREADABLE ({summary.n_unreadable:,})")
+
+
+def say(text: str) -> None:
+    """Print a line to standard error."""
+    typer.echo(text, err=True)
