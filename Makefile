@@ -1,5 +1,6 @@
 # make demo   a small survey on disk, classified: a catalogue and a figure to open
 # make test   style, types and tests
+# make model  trains the model that comes with the package, for hours: TEMPLATES=folder of template sets
 # Both create what they need under .venv-*/ and leave nothing elsewhere.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -8,7 +9,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 OUT ?= demo/out
 PIP = bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test model clean
 .DELETE_ON_ERROR:
 
 demo: .venv-demo/installed
@@ -16,6 +17,9 @@ demo: .venv-demo/installed
 	.venv-demo/bin/broadline simulate $(OUT)/survey --archive boss --n 200 --seed 7 --files spectra
 	.venv-demo/bin/broadline classify $(OUT)/survey/spectra -o $(OUT)/catalogue.fits
 	.venv-demo/bin/python demo/compare.py $(OUT)
+
+model: .venv-test/installed
+	.venv-test/bin/broadline train -o model --in-memory 200000 --epochs 36 $(if $(TEMPLATES),--templates $(TEMPLATES))
 
 test: .venv-test/installed
 	.venv-test/bin/ruff check .

@@ -169,8 +169,8 @@ class Verdicts:
     ----------
     name : str
     classified, is_qso, is_bal : ndarray of bool
-    z : ndarray of float
-        Of the most confident line; NaN where not classified.
+    z, z_err : ndarray of float
+        Redshift and its error; NaN where not classified, or not told.
     c, z_line : ndarray of float
         Each line's confidence and redshift, in the model's order.
     flags : ndarray of int
@@ -181,6 +181,7 @@ class Verdicts:
     is_qso: Mask
     is_bal: Mask
     z: Floats
+    z_err: Floats
     c: Floats
     z_line: Floats
     flags: NDArray[np.int64]
@@ -209,6 +210,7 @@ def run_broadline(data: Path, choice: ModelChoice, name: str) -> tuple[list[Key]
         is_qso=np.array([cell is True for cell in rows["IS_QSO"]]),  # None where not classified
         is_bal=np.array([cell is True for cell in rows["IS_BAL"]]),
         z=real(["Z"])[:, 0],
+        z_err=real(["Z_ERR"])[:, 0],
         c=real(f"C_{line}" for line in lines),
         z_line=real(f"Z_{line}" for line in lines),
         flags=flags,
@@ -271,7 +273,8 @@ def run_peer(peer: Peer, batches: Sequence[Spectra]) -> Verdicts:
     with np.errstate(invalid="ignore"):
         is_qso: Mask = np.any(c[:, :n_emission] > C_TH, axis=1)
         is_bal: Mask = is_qso & np.any(c[:, n_emission:] > C_TH, axis=1)
-    return Verdicts("QuasarNP", kept, is_qso, is_bal, z, c, z_line, np.zeros(len(z), dtype=np.int64))
+    untold = np.full(len(z), np.nan)
+    return Verdicts("QuasarNP", kept, is_qso, is_bal, z, untold, c, z_line, np.zeros(len(z), dtype=np.int64))
 
 
 # ---- section 4.1 of Busca & Balland (2018)

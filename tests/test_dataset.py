@@ -31,7 +31,9 @@ from broadline.simulation import survey
 from broadline.simulation.recipe import RECIPES
 from broadline.simulation.survey import Request, simulate
 from broadline.training import dataset
-from broadline.training.dataset import PreparedSet, Summary, prepare
+from broadline.training import prepare as writing
+from broadline.training.dataset import PreparedSet, Summary
+from broadline.training.prepare import prepare
 from broadline.training.presets import PRESETS, Preset
 from broadline.truth import QSO, match, read_truth_table
 from conftest import Answer
@@ -185,8 +187,8 @@ def test_quasarnets_parsed_files_make_a_set(tmp_path: Path) -> None:
 def test_a_large_file_becomes_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, truth = write_parsed(tmp_path / "parsed", 700)
     prepare([data], truth, tmp_path / "one", FLUX)
-    monkeypatch.setattr(dataset, "_SHARD", 300)
-    monkeypatch.setattr(dataset, "_BATCH", 100)
+    monkeypatch.setattr(writing, "_SHARD", 300)
+    monkeypatch.setattr(writing, "_BATCH", 100)
     prepare([data], truth, tmp_path / "three", FLUX)
     one, three = (PreparedSet(tmp_path / name, preset()) for name in ("one", "three"))
     assert [shard["n"] for shard in three.shards] == [300, 300, 100]
@@ -279,7 +281,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_bytes(
         from pathlib import Path
         from broadline import pipeline
         from broadline.representation import Representation
-        from broadline.training.dataset import prepare
+        from broadline.training.prepare import prepare
         pipeline._UNIT_FILES = 1
         def die(summary, done):
             if done > 0.5:
@@ -611,7 +613,7 @@ def test_an_interrupted_command_says_how_to_go_on(
         os.kill(os.getpid(), signal.SIGINT)
         yield
 
-    monkeypatch.setattr(dataset, "_write_units", interrupt)
+    monkeypatch.setattr(writing, "_write_units", interrupt)
     answer = command("prepare", boss, "--truth", boss / "truth.parquet", "-o", tmp_path / "set")
     assert (answer.code, answer.err) == (
         130,

@@ -195,7 +195,7 @@ def prepare(
     A command that was stopped goes on where it was when it is given again.
     """
     from broadline.representation import Representation
-    from broadline.training.dataset import prepare as run
+    from broadline.training.prepare import prepare as run
 
     with ProgressBar() as progress:
         try:
@@ -228,13 +228,27 @@ def prepare(
 @app.command()
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model, log and checkpoints.")],
+    training_set: Annotated[
+        Path | None, typer.Argument(metavar="SET", help="Folder that `broadline prepare` wrote.")
+    ] = None,
     in_memory: Annotated[
-        int, typer.Option("--in-memory", min=1, help="Train on so many simulated spectra, never on disk.")
-    ],
+        int | None,
+        typer.Option("--in-memory", min=1, help="Instead: so many simulated spectra, never on disk."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="broadline | paper | paper-code")] = "broadline",
+    splits: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on so many random splits of SET, each in a folder of its own [1]."),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="Train on the splits in a file, such as splits.parquet of another run."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs [the preset's].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
-    templates: Annotated[Path | None, typer.Option(help="Folder of template sets [none needed].")] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Folder of template sets for --in-memory [none needed].")
+    ] = None,
     precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="bf16 is faster.")] = "bf16",
 ) -> None:
     """Train a network; needs torch (pip install 'broadline[train]').
@@ -243,29 +257,54 @@ def train(
     """
     from broadline.errors import UsageError
 
+    if (training_set is None) == (in_memory is None):
+        raise UsageError("give a prepared SET to train on, or --in-memory N: one of the two")
+    if in_memory is not None and (splits or split):
+        raise UsageError(
+            "--splits and --split divide a prepared SET; --in-memory simulates its own validation"
+        )
+    if splits and split:
+        raise UsageError("give --splits N for random splits, or --split FILE for given ones, not both")
+    if training_set is not None and templates is not None:
+        raise UsageError("--templates is for --in-memory; a prepared SET holds its spectra")
+    if templates is not None and not templates.is_dir():
+        raise UsageError(f"there is no templates folder {templates}; without --templates none is needed")
     try:
         from broadline.training.presets import PRESETS
-        from broadline.training.run import train_in_memory
+        from broadline.training.run import score_table, train_in_memory, train_prepared
     except ImportError as error:
         raise UsageError(f"training needs more packages: pip install 'broadline[train]' ({error})") from error
     if preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
-    if templates is not None and not templates.is_dir():
-        raise UsageError(f"there is no templates folder {templates}; without --templates none is needed")
-    place = None if templates is None else str(templates)
-    with ProgressBar("simulating") as progress:
-        path = train_in_memory(
+    if in_memory is not None:
+        with ProgressBar("simulating") as progress:
+            path = train_in_memory(
+                PRESETS[preset],
+                output,
+                in_memory,
+                epochs=epochs,
+                seed=seed,
+                templates=None if templates is None else str(templates),
+                precision=precision,
+                on_library=lambda done, total: progress.show(done, done / total),
+                on_step=progress.learn,
+            )
+        typer.echo(f"wrote {path}")
+        return
+    assert training_set is not None
+    with ProgressBar("training") as progress:
+        trained = train_prepared(
             PRESETS[preset],
             output,
-            in_memory,
+            training_set,
+            splits=split or splits or 1,
             epochs=epochs,
             seed=seed,
-            templates=place,
             precision=precision,
-            on_library=lambda done, total: progress.show(done, done / total),
+            on_split=lambda i, n: say(f"split {i + 1} of {n}") if n > 1 else None,
             on_step=progress.learn,
         )
-    typer.echo(f"wrote {path}")
+    typer.echo(score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}")
 
 
 @models.command("list")

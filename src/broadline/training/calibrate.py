@@ -8,18 +8,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import LinearConstraint, minimize
 
 from broadline.calibration import Calibration, bal_features, quasar_features
-from broadline.decision import CONFLICT_KMS, combine, velocity
-from broadline.model import Model, save_model
+from broadline.decision import CONFLICT_KMS, Rule, combine, velocity
+from broadline.model import Model, save_model, serialise
 from broadline.networks.graph import parameters_of
 from broadline.training.simulated import Examples
 
-__all__ = ["Findings", "calibrated", "findings", "fit_calibration"]
+__all__ = ["Findings", "calibrated", "deflated", "even_threshold", "findings", "fit_calibration"]
 
 _RIDGE = 1e-3  # keeps coefficients of features that never vary at 0
 _SURE = 0.4
+# Slopes of the curves with the logit x of the best (or BAL) confidence, as weights of the coefficients. They
+# are linear in x and the agreeing line's s, hence least at a corner of where these can lie: -12 <= x <= 12
+# and 0 <= s <= x + 12. Curves that rise at the corners rise everywhere.
+_QUASAR_SLOPES = np.array([[0, 1, -2, 0, 0, 0, 0], [0, 1, 2, 0, 0, 0, 0], [0, 1, 2, 0, 0, 0, 2]])
+_BAL_SLOPES = np.array([[0, 1, -2], [0, 1, 2]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,15 @@ def findings(model: Model, examples: Iterable[Examples]) -> Findings:
     return Findings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return the coefficients of most likelihood of a logistic curve, with a slight pull to 0."""
+def _logistic(
+    x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64], slopes: NDArray[np.int64]
+) -> tuple[float, ...]:
+    """Return the coefficients of most likelihood of a logistic curve with a slight pull to 0.
+
+    Its `slopes`, of shape (n, n_features), are not below 0. All coefficients are 0 if nothing has a weight.
+    """
+    if not weight.sum():
+        return (0.0,) * int(x.shape[1])
     spread = np.maximum(x.std(axis=0), 1e-9)
     spread[0] = 1.0
     scaled = x / spread
@@ -91,7 +103,11 @@ def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.f
         slope[1:] += 2 * _RIDGE * a[1:]
         return value, slope
 
-    best = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+    rising = LinearConstraint(slopes / spread, 0, np.inf)
+    options = {"ftol": 1e-12, "maxiter": 1000}
+    best = minimize(
+        loss, np.zeros(x.shape[1]), jac=True, method="SLSQP", constraints=rising, options=options
+    ).x
     return tuple(float(value) for value in best / spread)
 
 
@@ -99,7 +115,8 @@ def fit_calibration(found: Findings, fitted_on: str) -> Calibration:
     """Return the calibration that findings imply.
 
     P_QSO is the probability of a quasar, P_Z that of a quasar with a redshift within `CONFLICT_KMS`, P_BAL
-    that of broad absorption in a quasar; scales bring the robust spread of pulls to 1.
+    that of broad absorption in a quasar; scales bring the robust spread of pulls to 1. No probability falls
+    where the best confidence rises and all else stays.
     """
     quasar = np.isfinite(found.truth)
     x = quasar_features(found.c, found.z_lines, found.z, found.z_err)
@@ -110,15 +127,42 @@ def fit_calibration(found: Findings, fitted_on: str) -> Calibration:
         scale.append(float(1.4826 * np.median(np.abs(pull - np.median(pull)))) if rows.sum() > 50 else 1.0)
     known = quasar & (found.bal >= 0) & (found.c_bal > 0)
     return Calibration(
-        qso=_logistic(x, quasar, found.firm),
-        z=_logistic(x, found.right, found.firm),
-        bal=_logistic(bal_features(found.c_bal[known]), found.bal[known] == 1, found.firm[known]),
+        qso=_logistic(x, quasar, found.firm, _QUASAR_SLOPES),
+        z=_logistic(x, found.right, found.firm, _QUASAR_SLOPES),
+        bal=_logistic(
+            bal_features(found.c_bal[known]), found.bal[known] == 1, found.firm[known], _BAL_SLOPES
+        ),
         scale=(scale[0], scale[1]),
         fitted_on=fitted_on,
     )
 
 
-def calibrated(model: Model, calibration: Calibration, path: Path, card: dict[str, str]) -> Path:
-    """Write a model with a calibration, and more on its card; return its path."""
-    recipe = replace(model.recipe, calibration=calibration, card=model.recipe.card | card)
+def deflated(model: Model) -> Model:
+    """Return the model with confidences in emission lines that are probabilities.
+
+    The loss gives the box with a line the weight of all others together, so that a finder that is right
+    with probability p settles at a confidence of p / (p + (1 - p) / n_boxes): its logit is too large by the
+    logarithm of the number of boxes, which is taken off the biases here. The BAL finder is asked in one box
+    only and needs none of this.
+    """
+    parameters = dict(parameters_of(model.content))
+    shape = (model.recipe.network.n_lines, model.recipe.network.n_boxes)
+    bias = parameters["confidence.bias"].reshape(shape).copy()
+    bias[[not line.bal for line in model.lines]] -= np.float32(np.log(shape[1]))
+    parameters["confidence.bias"] = bias.reshape(-1)
+    return Model(serialise(model.recipe, parameters))
+
+
+def even_threshold(found: Findings) -> float:
+    """Return the confidence above which as many are called quasars as there are: purity is completeness."""
+    best = found.c.max(axis=1)
+    order = np.argsort(-best)
+    called = np.cumsum(found.firm[order])
+    quasars = (found.firm * np.isfinite(found.truth)).sum()
+    return float(best[order[min(np.searchsorted(called, quasars), len(order) - 1)]])
+
+
+def calibrated(model: Model, calibration: Calibration, rule: Rule, path: Path, card: dict[str, str]) -> Path:
+    """Write a model with a calibration, a decision rule, and more on its card; return its path."""
+    recipe = replace(model.recipe, calibration=calibration, rule=rule, card=model.recipe.card | card)
     return save_model(path, recipe, parameters_of(model.content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +26,18 @@ from broadline.networks.architecture import Outputs
 from broadline.networks.quasarnet import QuasarNET
 from broadline.recipe import Recipe
 from broadline.training.objective import Counts, Targets, equation_1, likelihood
+from broadline.training.prepare import write_aside
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples
 
-__all__ = ["Progress", "TrainingData", "fit", "validate"]
+__all__ = ["SCORES", "Progress", "TrainingData", "best_scores", "fit", "validate"]
 
-_CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT, _LOG = "checkpoint.pt", "log.csv"
+#: Names of what `validate` returns. others_called: of stars and galaxies; catastrophic: of quasars.
+SCORES = ("loss", "purity", "completeness", "others_called", "catastrophic", "std", "nmad")
 _WARM_UP = 0.03  # of all steps
 _LOWEST = 0.01  # of the learning rate, at the end
+_INTACT = "the checkpoint of the epoch before is intact"
 
 
 class TrainingData(Protocol):
@@ -68,6 +73,7 @@ def fit(
     seed: int = 0,
     precision: str = "bf16",
     counts: Counts | None = None,
+    fingerprint: str | None = None,
     card: dict[str, str] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -87,6 +93,8 @@ def fit(
     precision : {"bf16", "fp32"}
     counts : Counts, optional
         Of the whole sample, for the loss "sample".
+    fingerprint : str, optional
+        Of the data, if these are not decided by preset and seed: a checkpoint of others is refused.
     card : dict of str to str, optional
         Goes into the model file.
     on_step : callable, optional
@@ -95,14 +103,22 @@ def fit(
     Raises
     ------
     UsageError
-        If the folder holds a checkpoint of another run, cannot be written, or the loss is not finite.
+        If there is less than a batch of data, the folder holds a checkpoint of another run or a damaged one,
+        or cannot be written, or the loss is not finite. Checkpoints stay as they are.
     """
     run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, card or {})
+    if fingerprint:
+        run.request["fingerprint"] = fingerprint
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for epoch in range(run.resume(), run.epochs):
             loss = run.train(epoch, on_step)
             scores = validate(run.averaged, validation, run.loss, preset.representation.grid)
+            if not math.isfinite(scores["loss"]):
+                raise UsageError(
+                    f"the loss on validation is {scores['loss']} after epoch {epoch}; {_INTACT}: use a lower "
+                    "learning rate"
+                )
             run.finish_epoch(epoch, loss, scores)
             if on_step:
                 on_step(Progress(epoch, run.step, run.n_steps, loss, scores))
@@ -128,7 +144,7 @@ class _Run:
         card: dict[str, str],
     ) -> None:
         self.preset, self.data, self.folder, self.epochs = preset, data, folder, epochs
-        self.counts, self.card = counts, card
+        self.card = card
         self.n_steps = epochs * (len(data) // preset.batch)
         if not self.n_steps:
             raise UsageError(f"{len(data)} spectra are less than a batch of {preset.batch}: give more")
@@ -142,11 +158,15 @@ class _Run:
         self.fabric = lightning_fabric.Fabric(
             accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
         )
+        device = self.fabric.device
+        self.counts = counts and Counts(
+            counts.positives.to(device), counts.negatives.to(device), counts.n_spectra
+        )
         torch.manual_seed(seed)
-        self.network = QuasarNET(preset.network).to(self.fabric.device)
+        self.network = QuasarNET(preset.network).to(device)
         self.averaged = self.network
         if preset.averaging:
-            self.averaged = QuasarNET(preset.network).to(self.fabric.device)
+            self.averaged = QuasarNET(preset.network).to(device)
             self.averaged.load_state_dict(self.network.state_dict())
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), preset.rate, weight_decay=preset.weight_decay, amsgrad=preset.amsgrad
@@ -191,7 +211,7 @@ class _Run:
                 ids = ", ".join(map(str, batch.ids))
                 raise UsageError(
                     f"the loss is {value} at step {self.step} of epoch {epoch}, on rows {ids} of the "
-                    "training set; the checkpoint of the epoch before is intact: use a lower learning rate"
+                    f"training set; {_INTACT}: use a lower learning rate, or look at these spectra"
                 )
             self.optimiser.zero_grad(set_to_none=True)
             self.fabric.backward(loss)
@@ -220,14 +240,8 @@ class _Run:
         if scores["loss"] < self.best:
             self.best = scores["loss"]
             self.save(self.folder / "model.onnx", epoch, scores)
-        log = self.folder / "log.csv"
         row = {"epoch": epoch, "step": self.step, "seconds": round(time.time()), "train_loss": loss} | scores
-        fresh = not log.exists()
-        with log.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        _log(self.folder / _LOG, row)
         state = {
             "request": self.request,
             "epoch": epoch + 1,
@@ -238,9 +252,9 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
-        aside = self.folder / f".{_CHECKPOINT}.part"
-        torch.save(state, aside)
-        aside.replace(self.folder / _CHECKPOINT)
+        content = io.BytesIO()  # torch's own error on a full disk would tell nobody
+        torch.save(state, content)
+        write_aside(self.folder / _CHECKPOINT, content.getbuffer())
 
     def resume(self) -> int:
         """Load the checkpoint, if there is one; return the epoch to go on with."""
@@ -249,18 +263,20 @@ class _Run:
             return 0
         try:
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            found = state["request"]
-        except Exception as error:
-            raise UsageError(f"{path} cannot be read ({error}); remove it to start anew") from error
-        if found != self.request:
-            different = [key for key in self.request if found.get(key) != self.request[key]]
-            raise UsageError(f"{path} is of another run ({', '.join(different)} differ); give a new folder")
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step, self.best = state["step"], state["best"]
-        return int(state["epoch"])
+            names = self.request | state["request"]
+            different = [name for name in names if state["request"].get(name) != self.request.get(name)]
+            if not different:
+                self.network.load_state_dict(state["network"])
+                self.averaged.load_state_dict(state["averaged"])
+                self.optimiser.load_state_dict(state["optimiser"])
+                self.schedule.load_state_dict(state["schedule"])
+                self.step, self.best = int(state["step"]), float(state["best"])
+                return int(state["epoch"])
+        except Exception as error:  # torch raises anything at all on a damaged file
+            raise UsageError(f"{path} is damaged ({_first_line(error)}); remove it to start anew") from error
+        raise UsageError(
+            f"{path} is of another run (not the same: {', '.join(different)}); give a new folder"
+        )
 
     def save(self, path: Path, epoch: int, scores: dict[str, float]) -> None:
         card = self.card | {
@@ -271,6 +287,33 @@ class _Run:
         preset = self.preset
         recipe = Recipe(preset.name, preset.network, preset.representation, QUASARNET_LINES, Rule(), card)
         save_model(path, recipe, self.averaged.parameters_by_name())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    """Add the row of an epoch; what an earlier run that was stopped said of it, and of later ones, goes."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row))
+    writer.writeheader()
+    writer.writerows(known for known in _logged(path) if int(known["epoch"]) < row["epoch"])
+    writer.writerow(row)
+    write_aside(path, text.getvalue().encode())
+
+
+def _logged(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def best_scores(folder: Path) -> dict[str, float]:
+    """Return the scores on validation (see `validate`) of the best epoch of a run, from its log."""
+    best = min(_logged(folder / _LOG), key=lambda row: float(row["loss"]))
+    return {name: float(best[name]) for name in SCORES}
 
 
 @torch.no_grad()
@@ -307,12 +350,13 @@ def validate(
     right = called & quasar & (np.abs(dv) < CONFLICT_KMS)
     n_called, n_quasar = (called & counted).sum(), (quasar & counted).sum()
     errors = dv[right & counted]
-    return {
-        "loss": float(np.mean(losses)),
-        "purity": float((right & counted).sum() / max(n_called, 1)),
-        "completeness": float((right & counted).sum() / max(n_quasar, 1)),
-        "others_called": float((called & counted & ~quasar).sum() / max((counted & ~quasar).sum(), 1)),
-        "catastrophic": float((called & counted & quasar & ~right).sum() / max(n_quasar, 1)),
-        "std": float(np.std(errors)) if len(errors) else math.nan,
-        "nmad": float(1.4826 * np.median(np.abs(errors - np.median(errors)))) if len(errors) else math.nan,
-    }
+    values = (
+        np.mean(losses),
+        (right & counted).sum() / max(n_called, 1),
+        (right & counted).sum() / max(n_quasar, 1),
+        (called & counted & ~quasar).sum() / max((counted & ~quasar).sum(), 1),
+        (called & counted & quasar & ~right).sum() / max(n_quasar, 1),
+        np.std(errors) if len(errors) else math.nan,
+        1.4826 * np.median(np.abs(errors - np.median(errors))) if len(errors) else math.nan,
+    )
+    return {name: float(value) for name, value in zip(SCORES, values, strict=True)}

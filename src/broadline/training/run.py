@@ -2,23 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import torch
+
+from broadline.decision import Rule
+from broadline.errors import UsageError
 from broadline.model import Model
 from broadline.simulation.library import TRAINING, build_library
 from broadline.simulation.recipe import RECIPES
-from broadline.training.calibrate import calibrated, findings, fit_calibration
-from broadline.training.fit import Progress, fit
+from broadline.training.calibrate import calibrated, deflated, even_threshold, findings, fit_calibration
+from broadline.training.dataset import PreparedSet
+from broadline.training.fit import SCORES, Progress, best_scores, fit
+from broadline.training.objective import Counts, count
 from broadline.training.presets import Preset
-from broadline.training.simulated import Simulated
+from broadline.training.simulated import Examples, Simulated
+from broadline.training.splits import Split, check, random_splits, read_splits, write_splits
 
-__all__ = ["calibrate_in_memory", "train_in_memory"]
+__all__ = ["Trained", "calibrate_in_memory", "score_table", "train_in_memory", "train_prepared"]
 
 _HELD_OUT = 20_000
 # Libraries of one run differ by these: training, validation, calibration.
 _SEEDS = (1, 500_001, 900_001)
+
+
+class Trained(NamedTuple):
+    """A model and how it did.
+
+    Attributes
+    ----------
+    path : Path
+        The model file.
+    scores : dict of str to float
+        Of its best epoch on validation (`fit.validate`).
+    """
+
+    path: Path
+    scores: dict[str, float]
+
+
+def train_prepared(
+    preset: Preset,
+    folder: Path,
+    training_set: Path,
+    *,
+    splits: int | Path = 1,
+    epochs: int | None = None,
+    seed: int = 0,
+    precision: str = "bf16",
+    on_split: Callable[[int, int], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> list[Trained]:
+    """Train on a set on disk, once for each split of it; return the models and their scores.
+
+    Parameters
+    ----------
+    preset : Preset
+    folder : Path
+        For one split it gets the model, its log and checkpoints (`fit`); for more, ``split-00`` and so on in
+        it do. ``splits.parquet`` says which spectra were learnt from (`splits.write_splits`).
+    training_set : Path
+        A folder that `prepare.prepare` wrote.
+    splits : int or Path
+        Random splits by `splits.random_splits`, as Busca & Balland (2018), section 3, make ten of: no object
+        is both learnt from and scored on. Or a file of splits.
+    epochs, precision
+        As `fit` takes them.
+    seed : int
+        Of the random splits, and of the first network; the next ones have the next seeds.
+    on_split, on_step : callable, optional
+        Told of the number of a split, from 0, and of how many there are; and of each step.
+
+    Raises
+    ------
+    UsageError
+        If the set cannot be used (`dataset.PreparedSet`) or cannot be split, or as `fit` raises it.
+    """
+    whole = PreparedSet(training_set, preset)
+    objects = whole.columns["OBJECT"]
+    parts = (
+        read_splits(splits, objects)
+        if isinstance(splits, Path)
+        else random_splits(objects, splits, seed=seed)
+    )
+    if not parts:
+        raise UsageError(f"{splits} holds no split: make the splits anew")
+    for split in parts:
+        check(split, objects)
+    places = [folder / f"split-{i:02d}" for i in range(len(parts))] if len(parts) > 1 else [folder]
+    trained = []
+    for i, (split, place) in enumerate(zip(parts, places, strict=True)):
+        if on_split:
+            on_split(i, len(parts))
+        source = splits.name if isinstance(splits, Path) else f"seed {seed}"
+        known_as = f"split {i} of {len(parts)} ({source})"
+        card = {"trained_on": f"{training_set.name} (SHA-256 {whole.sha256}), {known_as}"}
+        path = _train_split(whole, split, place, card, epochs, seed + i, precision, on_step)
+        trained.append(Trained(path, best_scores(place)))
+    write_splits(folder / "splits.parquet", parts, objects)
+    return trained
+
+
+def _train_split(
+    whole: PreparedSet,
+    split: Split,
+    folder: Path,
+    card: dict[str, str],
+    epochs: int | None,
+    seed: int,
+    precision: str,
+    on_step: Callable[[Progress], None] | None,
+) -> Path:
+    preset = whole.preset
+    data, held_out = whole.subset(split.training, seed), whole.subset(split.validation)
+    fingerprint = hashlib.sha256(whole.sha256.encode())
+    for rows in split:
+        fingerprint.update(rows.astype("<i8").tobytes() + b";")
+    path = fit(
+        preset,
+        data,
+        list(held_out.ordered()),
+        folder,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        counts=data.counts() if preset.loss == "sample" else None,
+        fingerprint=fingerprint.hexdigest(),
+        card=card,
+        on_step=on_step,
+    )
+    if preset.network.sigma and not Model(path.read_bytes()).recipe.calibration:
+        _calibrate(path, held_out.ordered(), f"the {len(held_out):,} validation spectra")
+    return path
+
+
+def score_table(trained: Sequence[Trained]) -> str:
+    """Return the scores of several splits as a table, with their mean and rms scatter about it."""
+    values = np.array([[each.scores[name] for name in SCORES] for each in trained])
+    rows = [(each.path.parent.name, row) for each, row in zip(trained, values, strict=True)]
+    rows += [("mean", values.mean(axis=0)), ("rms", values.std(axis=0))]
+    lines = [" " * 9 + "".join(f"{name:>14}" for name in SCORES)]
+    lines += [f"{name:<9}" + "".join(f"{value:>14.5g}" for value in row) for name, row in rows]
+    return "\n".join(lines)
 
 
 def train_in_memory(
@@ -48,7 +178,14 @@ def train_in_memory(
         Templates folder.
     on_library, on_step : callable, optional
         Told of spectra made and to be made, and of each step.
+
+    Raises
+    ------
+    UsageError
+        As `fit` raises it.
     """
+    if n < preset.batch:
+        raise UsageError(f"{n:,} spectra are less than a batch of {preset.batch}: give more")
     held_out = min(_HELD_OUT, max(n // 5, preset.batch))
     total = n + held_out
     made = [0]
@@ -70,22 +207,37 @@ def train_in_memory(
         epochs=epochs,
         seed=seed,
         precision=precision,
+        counts=_counts(data) if preset.loss == "sample" else None,
         card=card,
         on_step=on_step,
     )
     return calibrate_in_memory(path, preset, seed, templates) if preset.network.sigma else path
 
 
+def _counts(data: Simulated) -> Counts:
+    """Return the counts of one epoch; others differ from it by the draw of noise alone."""
+    n_boxes = data.preset.network.n_boxes
+    positives, negatives, n = zip(*(count(batch.targets, n_boxes) for batch in data.epoch(0)), strict=True)
+    return Counts(torch.stack(positives).sum(dim=0), torch.stack(negatives).sum(dim=0), sum(n))
+
+
 def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | None) -> Path:
-    """Calibrate a model on a held-out simulation of BOSS quasar targets, in place.
+    """Calibrate a model on a held-out simulation of BOSS quasar targets, in place; once is enough.
 
     That sample has the mix of classes, redshifts and S/N of the paper's; probabilities hold for such a mix.
+    The threshold becomes that of equal purity and completeness.
     """
+    if Model(path.read_bytes()).recipe.calibration:
+        return path
     recipe = replace(RECIPES["boss"], repeats=0.0, dead=0.0)
     library = build_library(2 * _HELD_OUT, recipe, seed + _SEEDS[2], templates, training_mix=False)
     source = Simulated(library, preset, seed + 2, {"boss": 1.0}, like_training=False)
-    model = Model(path.read_bytes())
-    fitted_on = f"{len(library):,} held-out simulated BOSS targets"
-    found = findings(model, source.epoch(0))
-    calibration = fit_calibration(found, fitted_on)
-    return calibrated(model, calibration, path, {"calibrated_on": fitted_on})
+    return _calibrate(path, source.epoch(0), f"{len(library):,} held-out simulated BOSS targets")
+
+
+def _calibrate(path: Path, examples: Iterable[Examples], fitted_on: str) -> Path:
+    """Calibrate a model that never was, on examples it has not learnt from, in place."""
+    model = deflated(Model(path.read_bytes()))
+    found = findings(model, examples)
+    rule = Rule(c_th=round(even_threshold(found), 3))
+    return calibrated(model, fit_calibration(found, fitted_on), rule, path, {"calibrated_on": fitted_on})

@@ -124,7 +124,9 @@ class Simulated:
         z = np.where(quasar, truth["Z"][rows], np.nan)
         preset = self.preset
         grid, n_boxes = preset.representation.grid, preset.network.n_boxes
-        y = targets(z, quasar, bal, QUASARNET_LINES, grid, n_boxes, firm, preset.unsure)
+        # Probabilities are weights; where a label is firm or not, it is so if most inspectors are sure.
+        sure = firm if preset.unsure == "weight" else firm >= 0.5
+        y = targets(z, quasar, bal, QUASARNET_LINES, grid, n_boxes, sure, preset.unsure)
         x = torch.from_numpy(batch.values)
         if preset.representation.channels == "flux+error":
             x = torch.stack([x, torch.from_numpy(np.log1p(batch.error))], dim=1)
