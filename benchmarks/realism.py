@@ -269,6 +269,20 @@ def distributions(real: Sample, made: Sample, path: Path) -> str:
     return table(("16 / 50 / 84 %", "real", "simulated"), rows)
 
 
+def residuals(real: Sample, made: Sample) -> str:
+    """Return chi2 and correlation of what is left of the sky in fibres that saw nothing else."""
+    rows = []
+    for text, sample in (("real", real), ("simulated", made)):
+        flux, ivar = sample.coarse
+        pull = np.where(ivar > 0, flux * np.sqrt(ivar), np.nan)
+        pull -= np.nanmedian(pull, axis=1, keepdims=True)
+        chi2 = np.nanmean(np.square(np.clip(pull, -8, 8)), axis=1)
+        lags = [np.nanmean(pull[:, lag:] * pull[:, :-lag]) / np.nanmean(pull**2) for lag in (1, 5, 20)]
+        rows.append((text, len(sample), spread(chi2), *(f"{lag:.3f}" for lag in lags)))
+    header = ("SDSS sky fibres", "n", "chi2 a bin, 16 / 50 / 84 %", "correlation, lag 1", "lag 5", "lag 20")
+    return table(header, rows)
+
+
 # ---- the critic
 
 
@@ -387,7 +401,11 @@ def main() -> None:
         "\n### Two-sample test\n",
     ]
     rows = []
-    for name, (sample, labels) in read_real(options.data, "instrument").items():
+    quiet = read_real(options.data, "instrument")
+    sky, labels = quiet["sdss"]
+    sky = sky[(sky.kind == "SKY") & np.isin(labels.plate, OPEN_SKY)]
+    body.insert(6, "\n" + residuals(sky, partners(sky, 20, options.templates)))
+    for name, (sample, labels) in quiet.items():
         for kind in np.unique(sample.kind):
             part = sample[(sample.kind == kind) & ((kind != "SKY") | np.isin(labels.plate, OPEN_SKY))]
             stars = None if name == "lamost" else STANDARDS

@@ -52,7 +52,7 @@ def on_disk(root: Path, n: int, templates: Path | None) -> list[tuple[str, str, 
         ("lamost", (), ""),
         ("desi", (), ""),
     ):
-        size = n if goal else n // 10
+        size = n if goal else n // 4
         seconds, memory = command(*request(root / "survey", archive, size, templates, *more))
         kind = f"{archive} {' '.join(more)}".strip()
         rows.append((f"{size:,} spectra written, {kind}", f"{size / seconds:,.0f} /s", goal))
@@ -62,9 +62,7 @@ def on_disk(root: Path, n: int, templates: Path | None) -> list[tuple[str, str, 
 
 
 def killed(root: Path, n: int, templates: Path | None) -> tuple[str, str, str]:
-    start = time.perf_counter()
     command(*request(root / "whole", "boss", n, templates))
-    seconds = time.perf_counter() - start
     arguments = request(root / "killed", "boss", n, templates)
     run = subprocess.Popen(
         [sys.executable, "-c", "from broadline.cli import main; main()", *arguments],
@@ -72,10 +70,12 @@ def killed(root: Path, n: int, templates: Path | None) -> tuple[str, str, str]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    time.sleep(0.6 * seconds)
+    parts = root / "killed" / ".parts"
+    while len(list(parts.glob("*.npy"))) < 3 and run.poll() is None:
+        time.sleep(0.05)
     subprocess.run(["pkill", f"-{signal.SIGKILL}", "-s", str(run.pid)], check=False)
     run.wait()
-    done = len(list((root / "killed" / ".parts").glob("*.npy")))
+    done = len(list(parts.glob("*.npy")))
     command(*arguments)
     same = digest(root / "whole") == digest(root / "killed")
     fields = len(list((root / "whole").glob("9*")))
@@ -110,7 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         rows = on_disk(root, options.n, options.templates)
-        rows.append(killed(root, options.n // 4, options.templates))
+        rows.append(killed(root, options.n // 2, options.templates))
     rows += in_memory(options.n, options.templates)
     with_sets = "with all template sets" if options.templates else "without templates"
     head = f"{available_cores()} cores, {with_sets}; wall time from command to finished catalogues.\n\n"

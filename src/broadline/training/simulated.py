@@ -93,10 +93,11 @@ class Simulated:
         self.library, self.preset, self.seed, self.instruments = library, preset, seed, instruments
         truth = library.truth
         quasar, subclass = truth["CLASS"] == "QSO", truth["SUBCLASS"]
-        self._quasar = quasar
-        # Experts disagree on these: near narrow-line quasars, and galaxies with broad lines.
+        # Galaxies with broad lines are quasars to most experts, near narrow-line quasars are galaxies to some.
+        seyfert = ~quasar & (subclass == "BROADLINE")
+        self._quasar = quasar | seyfert
         near = quasar & (subclass == "NLAGN") & (truth["Z"] < _NEAR)
-        self._ambiguous = near | (~quasar & (subclass == "BROADLINE"))
+        self._doubt = np.where(near, 0.0, np.where(seyfert, 0.5, 1.0))
         self._dimness = _dimness(library, quasar)
         self._galaxy, self._star = truth["CLASS"] == "GALAXY", truth["CLASS"] == "STAR"
 
@@ -117,7 +118,7 @@ class Simulated:
         truth, rows = self.library.truth, batch.rows
         quasar = self._quasar[rows]
         firm = np.where(quasar, 1 / (1 + (_SEEN / np.maximum(batch.significance, 1e-3)) ** 4), 1.0)
-        firm[self._ambiguous[rows]] = 0
+        firm *= self._doubt[rows]
         seen = batch.bal_significance > _SEEN
         broad, any_trough = truth["BI_CIV"][rows] > 0, truth["AI_CIV"][rows] > 0
         bal = np.where(broad & seen, 1, np.where(any_trough | broad, -1, 0)).astype(np.int8)
