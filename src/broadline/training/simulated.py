@@ -93,7 +93,7 @@ class Simulated:
         self.library, self.preset, self.seed, self.instruments = library, preset, seed, instruments
         truth = library.truth
         quasar, subclass = truth["CLASS"] == "QSO", truth["SUBCLASS"]
-        # Galaxies with broad lines are quasars to most experts, near narrow-line quasars are galaxies to some.
+        # Galaxies with broad lines are quasars to most experts; near narrow-line quasars are not to all.
         seyfert = ~quasar & (subclass == "BROADLINE")
         self._quasar = quasar | seyfert
         near = quasar & (subclass == "NLAGN") & (truth["Z"] < _NEAR)
