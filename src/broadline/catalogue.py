@@ -81,13 +81,18 @@ _IDENTITY = (
 
 _VERDICT = (
     Column("IS_QSO", pa.bool_(), "", "Quasar: enough emission lines found"),
-    Column("Z", pa.float64(), "", "Redshift from the most confident emission line, quasar or not"),
+    Column(
+        "Z",
+        pa.float64(),
+        "",
+        "Redshift from the most confident emission line and, of models with errors, all that agree with it",
+    ),
     Column("Z_ERR", pa.float32(), "", "Uncertainty (1 sigma) of Z"),
     Column("BEST_LINE", pa.string(), "", "Most confident emission line, the one that Z comes from"),
     Column("N_LINES", pa.int16(), "", "Emission lines found"),
     Column("IS_BAL", pa.bool_(), "", "Quasar with a broad absorption trough"),
     Column("P_QSO", pa.float32(), "", "Probability that the object is a quasar; needs a calibrated model"),
-    Column("P_Z", pa.float32(), "", "Probability that Z is right; needs a calibrated model"),
+    Column("P_Z", pa.float32(), "", "Probability of a quasar whose Z is right; needs a calibrated model"),
     Column("P_BAL", pa.float32(), "", "Probability of broad absorption; needs a calibrated model"),
     Column("NEEDS_VI", pa.bool_(), "", "Exactly one emission line found: inspect by eye"),
 )
