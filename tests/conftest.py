@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+# A shell that starts the tests in the background lets them, and all they start, ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("BROADLINE_TEST_DATA", ROOT.parent / "shared" / "data"))
