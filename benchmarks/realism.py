@@ -39,7 +39,7 @@ C_LIGHT = 299_792.458
 SEEN_BY = {"boss": "boss", "eboss": "boss", "sdss": "sdss", "lamost": "lamost"}
 #: Spectrophotometric standards.
 STANDARDS = {"F": 0.6, "sdF": 0.4}
-#: Plates whose sky fibres served to build the simulator; the others stay closed until a model is scored.
+#: Plates whose sky fibres served to build the simulator; the others are for scores alone.
 OPEN_SKY = (1942, 1944, 1947, 1950, 2296)
 #: Galaxies with an active nucleus: experts and networks differ on these, and no rate of them is compared.
 AMBIGUOUS = ("BROADLINE", "AGN")
