@@ -69,7 +69,8 @@ def real_rows(labels: Labels, verdicts: Verdicts) -> list[tuple[str, str]]:
     rows.append(("DESI: quasars right", Score.of(labels, verdicts, groups["DESI"]).completeness))
     sky = labels.kind == "SKY"
     opened = np.isin(labels.plate, OPEN_SKY)
-    rows.append(("sky fibres not used to build the simulator, called QSO", called(labels, verdicts, sky & ~opened)))
+    unused = called(labels, verdicts, sky & ~opened)
+    rows.append(("sky fibres not used to build the simulator, called QSO", unused))
     rows.append(("sky fibres used to build the simulator", called(labels, verdicts, sky & opened)))
     for name, here in nulls(labels).items():
         if "LAMOST" in name or "standard" in name:
