@@ -33,7 +33,7 @@ from broadline.training import fit as fitting  # noqa: E402
 from broadline.training import presets, run  # noqa: E402
 from broadline.training.dataset import PreparedSet  # noqa: E402
 from broadline.training.fit import Progress, TrainingData, fit, validate  # noqa: E402
-from broadline.training.objective import Targets, count  # noqa: E402
+from broadline.training.objective import Targets, count, inflation  # noqa: E402
 from broadline.training.prepare import prepare  # noqa: E402
 from broadline.training.presets import PRESETS, Preset  # noqa: E402
 from broadline.training.run import train_prepared  # noqa: E402
@@ -317,6 +317,17 @@ def test_scores_without_any_right_redshift_have_no_spread() -> None:
     )
     scores = validate(said([0.1], [0]), [examples], lambda *_: torch.tensor(1.0), TINY.representation.grid)
     assert (scores["purity"], scores["completeness"]) == (0, 0) and math.isnan(scores["std"])
+
+
+def test_networks_with_errors_are_scored_by_the_probabilities_that_their_models_will_tell() -> None:
+    star = Examples(torch.zeros(1, 1), *([None] * 5))._replace(  # type: ignore[arg-type]
+        targets=Targets(*[torch.zeros(1, N_LINES)] * 3), z=np.array([np.nan]), firm=np.ones(1)
+    )
+    grid, cost = TINY.representation.grid, lambda *_: torch.tensor(1.0)
+    assert validate(said([0.6], [0]), [star], cost, grid)["others_called"] == 1
+    taken_off = inflation(TINY.network)
+    assert 0.6 / (0.6 + 0.4 * TINY.network.n_boxes) < 0.4
+    assert validate(said([0.6], [0]), [star], cost, grid, taken_off)["others_called"] == 0
 
 
 # ---- the same again

@@ -14,6 +14,7 @@ from broadline.calibration import Calibration, bal_features, quasar_features
 from broadline.decision import CONFLICT_KMS, Rule, combine, velocity
 from broadline.model import Model, save_model, serialise
 from broadline.networks.graph import parameters_of
+from broadline.training.objective import inflation
 from broadline.training.simulated import Examples
 
 __all__ = ["Findings", "calibrated", "deflated", "even_threshold", "findings", "fit_calibration"]
@@ -140,15 +141,12 @@ def fit_calibration(found: Findings, fitted_on: str) -> Calibration:
 def deflated(model: Model) -> Model:
     """Return the model with confidences in emission lines that are probabilities.
 
-    The loss gives the box with a line the weight of all others together, so that a finder that is right
-    with probability p settles at a confidence of p / (p + (1 - p) / n_boxes): its logit is too large by the
-    logarithm of the number of boxes, which is taken off the biases here. The BAL finder is asked in one box
-    only and needs none of this.
+    What the loss adds to their logits (`objective.inflation`) is taken off the biases.
     """
     parameters = dict(parameters_of(model.content))
     shape = (model.recipe.network.n_lines, model.recipe.network.n_boxes)
     bias = parameters["confidence.bias"].reshape(shape).copy()
-    bias[[not line.bal for line in model.lines]] -= np.float32(np.log(shape[1]))
+    bias[[not line.bal for line in model.lines]] -= np.float32(inflation(model.recipe.network))
     parameters["confidence.bias"] = bias.reshape(-1)
     return Model(serialise(model.recipe, parameters))
 

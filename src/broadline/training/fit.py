@@ -25,7 +25,7 @@ from broadline.model import save_model
 from broadline.networks.architecture import Outputs
 from broadline.networks.quasarnet import QuasarNET
 from broadline.recipe import Recipe
-from broadline.training.objective import Counts, Targets, equation_1, likelihood
+from broadline.training.objective import Counts, Targets, equation_1, inflation, likelihood
 from broadline.training.prepare import write_aside
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples
@@ -113,7 +113,8 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
         for epoch in range(run.resume(), run.epochs):
             loss = run.train(epoch, on_step)
-            scores = validate(run.averaged, validation, run.loss, preset.representation.grid)
+            grid = preset.representation.grid
+            scores = validate(run.averaged, validation, run.loss, grid, run.inflation)
             if not math.isfinite(scores["loss"]):
                 raise UsageError(
                     f"the loss on validation is {scores['loss']} after epoch {epoch}; {_INTACT}: use a lower "
@@ -173,6 +174,8 @@ class _Run:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
         self.forward = torch.compile(self.network.logits)
+        # Networks with errors are deflated when they are calibrated: they are scored as they will be used.
+        self.inflation = inflation(preset.network) if preset.network.sigma else 0.0
         self.step, self.best = 0, math.inf
 
     def _rate(self, step: int) -> float:
@@ -322,9 +325,11 @@ def validate(
     examples: Sequence[Examples],
     loss: Callable[[Outputs[Tensor], Targets], Tensor],
     grid: Grid,
+    inflation: float = 0.0,
 ) -> dict[str, float]:
     """Return loss, purity, completeness and redshift errors (km/s) on examples, at the paper's rule.
 
+    `inflation` is taken off the logits of confidences first, as `calibrate.deflated` does for good.
     Quasars count with a firm label only (`Examples.firm` of half or more); stars and galaxies always.
     """
     network.eval()
@@ -335,7 +340,7 @@ def validate(
         outputs = network.logits(batch.x.to(device))
         losses.append(float(loss(outputs, Targets(*(part.to(device) for part in batch.targets)))))
         c, z = decode(
-            torch.sigmoid(outputs.confidence).float().cpu().numpy(),
+            torch.sigmoid(outputs.confidence - inflation).float().cpu().numpy(),
             (low + (high - low) * torch.sigmoid(outputs.offset)).float().cpu().numpy(),
             QUASARNET_LINES,
             grid,

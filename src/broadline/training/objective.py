@@ -15,8 +15,9 @@ from torch.nn import functional
 from broadline.finders import encode
 from broadline.grid import Grid
 from broadline.lines import Line
+from broadline.networks.architecture import QuasarNETConfig
 
-__all__ = ["Counts", "Targets", "bal_labels", "count", "equation_1", "likelihood", "targets"]
+__all__ = ["Counts", "Targets", "bal_labels", "count", "equation_1", "inflation", "likelihood", "targets"]
 
 Normalisation = Literal["sample", "batch", "spectrum"]
 Unsure = Literal["negative", "drop", "weight"]
@@ -139,6 +140,16 @@ def count(targets: Targets, n_boxes: int) -> Counts:
     positives = (targets.weight * seen).sum(dim=0)
     negatives = (targets.weight * (n_boxes - seen.int())).sum(dim=0)
     return Counts(positives, negatives, len(targets.weight))
+
+
+def inflation(config: QuasarNETConfig) -> float:
+    """Return by how much `likelihood` makes the logits of confidences in emission lines too large.
+
+    It gives the box with a line the weight of all others together, so that a finder that is right with
+    probability p settles at a confidence of p / (p + (1 - p) / n_boxes). The BAL finder, which is asked in
+    one box only, is not inflated.
+    """
+    return math.log(config.n_boxes)
 
 
 def equation_1(
