@@ -19,7 +19,7 @@ demo: .venv-demo/installed
 	.venv-demo/bin/python demo/compare.py $(OUT)
 
 model: .venv-test/installed
-	.venv-test/bin/broadline train -o model --in-memory 200000 --epochs 48 $(if $(TEMPLATES),--templates $(TEMPLATES))
+	.venv-test/bin/broadline train -o model --in-memory 400000 --epochs 22 $(if $(TEMPLATES),--templates $(TEMPLATES))
 
 test: .venv-test/installed
 	.venv-test/bin/ruff check .

@@ -218,6 +218,7 @@ BAD: dict[str, dict[str, Any]] = {
     "not finite": {"bal": (math.nan, 1, 1)},
     "no scale": {"scale": (0.0, 1.0)},
     "three scales": {"scale": (1.0, 1.0, 1.0)},
+    "no scatter": {"scatter": -1.0},
 }
 
 
@@ -296,6 +297,7 @@ torch = pytest.importorskip("torch")
 
 from broadline.training.calibrate import (  # noqa: E402
     Findings,
+    bal_threshold,
     calibrated,
     deflated,
     even_threshold,
@@ -318,11 +320,12 @@ def known(n: int = 40_000, seed: int = 0) -> Findings:
     z_lines = np.where(rng.random((n, 6)) < 0.5, z[:, None], 5.0)
     z_lines[rows, best] = z
     z_err = (1 + z) * np.exp(rng.normal(-7.5, 0.7, n))
-    x = quasar_features(c, z_lines, z, z_err)
     several = rng.random(n) < 0.6
+    scale = np.where(several, CALIBRATION.scale[1], CALIBRATION.scale[0])
+    x = quasar_features(c, z_lines, z, scale * z_err)  # the error as the catalogue gives it
     u = rng.random(n)  # those with a right redshift are among the quasars
     is_quasar, right = u < sigmoid(x @ np.array(QSO_CURVE)), u < sigmoid(x @ np.array(Z_CURVE))
-    pull = rng.normal(0, 1, n) * np.where(several, CALIBRATION.scale[1], CALIBRATION.scale[0])
+    pull = rng.normal(0, 1, n) * scale
     truth = np.where(right, z - pull * z_err, z + 1.0)
     c_bal = sigmoid(rng.normal(0, 2, n)).astype(np.float32)
     bal = (rng.random(n) < sigmoid(bal_features(c_bal) @ np.array(BAL_CURVE))).astype(np.int8)
@@ -348,7 +351,8 @@ def fitted() -> Calibration:
 
 def test_known_curves_are_recovered(fitted: Calibration) -> None:
     fresh = known(seed=1)
-    x = quasar_features(fresh.c, fresh.z_lines, fresh.z, fresh.z_err)
+    scale = np.where(fresh.several, CALIBRATION.scale[1], CALIBRATION.scale[0])
+    x = quasar_features(fresh.c, fresh.z_lines, fresh.z, scale * fresh.z_err)
     for name, wanted, features in (
         ("qso", QSO_CURVE, x),
         ("z", Z_CURVE, x),
@@ -364,6 +368,23 @@ def test_known_curves_are_recovered(fitted: Calibration) -> None:
 
 def test_scales_recover_a_known_pull(fitted: Calibration) -> None:
     assert fitted.scale == pytest.approx(CALIBRATION.scale, rel=0.04)
+
+
+def test_the_scatter_of_experts_is_added_to_errors_in_quadrature() -> None:
+    assert one([0.9, 0.1], [2.0, 2.0], [0.003, 0.003], scatter=400.0)[1] == pytest.approx(0.005, rel=1e-3)
+    found = known(20_000)
+    wide = fit_calibration(found, "", 200.0)
+    assert wide.scatter == 200.0 and wide.scale == fit_calibration(found, "").scale
+    assert Calibration.from_dict(wide.to_dict()) == wide
+    old = {key: value for key, value in wide.to_dict().items() if key != "scatter"}
+    assert Calibration.from_dict(old).scatter == 0.0
+
+
+def test_the_threshold_of_broad_absorption_finds_98_of_100() -> None:
+    found = known()
+    known_bal = (found.bal == 1) & found.right
+    assert np.mean(found.c_bal[known_bal] > bal_threshold(found)) == pytest.approx(0.98, abs=0.002)
+    assert bal_threshold(replace(found, bal=np.zeros_like(found.bal))) == Rule().c_th_bal
 
 
 def test_labels_in_doubt_count_as_little_as_they_are_firm() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from broadline.simulation.quasar import FIRST, LINES, N_PIXELS, draw, draw_m1450, parametric
 from broadline.simulation.quasar_templates import EIGENSPECTRA, QuasarTemplates
-from broadline.simulation.scene import redshifted, snap
+from broadline.simulation.scene import Rest, redshifted, snap
 from broadline.spectra import LATTICE_STEP, lattice_wavelength
 
 WAVE = lattice_wavelength(FIRST, N_PIXELS)
@@ -120,8 +120,27 @@ def test_reddening_has_a_short_tail_and_less_of_it_beyond_redshift_2() -> None:
     near, far = (
         parametric(1500, np.full(1500, z), np.random.default_rng(6)).truth["EBV"] for z in (1.0, 3.0)
     )
-    assert near.max() <= 0.15
+    assert near.max() <= 0.6 and 0.005 < np.mean(near > 0.15) < 0.05
     assert far.mean() < 0.7 * near.mean()
+
+
+def test_displaced_lines_are_balmer_lines_and_mgii_and_leave_narrow_lines_where_they_are() -> None:
+    near = np.full(200, 0.3)
+    usual, moved = (
+        parametric(200, near, np.random.default_rng(8), displaced=np.full(200, displaced))
+        for displaced in (False, True)
+    )
+    wave = 10 ** ((FIRST + np.arange(N_PIXELS)) * LATTICE_STEP)
+
+    def light_at(rest: Rest, wavelength: float, kms: float) -> float:
+        at = np.abs(wave / wavelength - 1) < kms / LIGHT
+        beside = (np.abs(wave / wavelength - 1) > 0.08) & (np.abs(wave / wavelength - 1) < 0.085)
+        return float(np.median(rest.flux[:, at].mean(axis=1) / rest.flux[:, beside].mean(axis=1)))
+
+    assert light_at(moved, 6564.61, 1500) < 0.8 * light_at(usual, 6564.61, 1500)
+    assert light_at(moved, 2799.12, 1500) < 0.9 * light_at(usual, 2799.12, 1500)
+    assert light_at(moved, 1549.06, 1500) == pytest.approx(light_at(usual, 1549.06, 1500), rel=0.02)
+    assert light_at(moved, 5008.24, 600) == pytest.approx(light_at(usual, 5008.24, 600), rel=0.25)
 
 
 def test_narrow_line_agn_have_no_broad_lines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -73,6 +74,8 @@ class Calibration:
         Coefficients of P_QSO and P_Z over `QUASAR_FEATURES`, and of P_BAL over `BAL_FEATURES`.
     scale : tuple of float
         What the finders' own error is multiplied by for one line, and for two or more combined.
+    scatter : float
+        Of the redshifts that experts give (km/s), which is no error of the finders: added in quadrature.
     fitted_on : str
         On what: the probabilities are those of its mix of classes.
     """
@@ -82,6 +85,7 @@ class Calibration:
     bal: tuple[float, ...]
     scale: tuple[float, float]
     fitted_on: str
+    scatter: float = 0.0
 
     def __post_init__(self) -> None:
         for name, features in (("qso", QUASAR_FEATURES), ("z", QUASAR_FEATURES), ("bal", BAL_FEATURES)):
@@ -90,6 +94,8 @@ class Calibration:
                 raise ValueError(f"calibration of {name} needs {len(features)} finite coefficients")
         if len(self.scale) != 2 or not (np.array(self.scale) > 0).all():
             raise ValueError("calibration needs two positive scales of errors")
+        if not 0 <= self.scatter < math.inf:
+            raise ValueError(f"calibration needs a scatter of redshifts of 0 km/s or more, not {self.scatter}")
 
     def probability(self, name: str, features: _Array) -> _Array:
         """Return the probability "qso", "z" or "bal" for rows of features."""
@@ -109,4 +115,5 @@ class Calibration:
             If a field is missing, unknown or impossible.
         """
         curves = {name: tuple(map(float, fields[name])) for name in ("qso", "z", "bal", "scale")}
-        return cls(fitted_on=str(fields["fitted_on"]), **curves)  # type: ignore[arg-type]
+        scatter = float(fields.get("scatter", 0.0))
+        return cls(fitted_on=str(fields["fitted_on"]), scatter=scatter, **curves)  # type: ignore[arg-type]

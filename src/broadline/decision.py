@@ -92,6 +92,7 @@ def combine(
     z_err: NDArray[np.float64],
     best: NDArray[np.int64],
     scale: tuple[float, float] = (1.0, 1.0),
+    scatter: float = 0.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return redshift, error and number of the emission lines that agree with the most confident one.
 
@@ -106,6 +107,8 @@ def combine(
     scale : (float, float)
         What the error is multiplied by where one line has a say, and where more have: the errors of lines of
         one spectrum are correlated.
+    scatter : float
+        Of the redshifts that experts give (km/s), added in quadrature.
     """
     rows = np.arange(len(c))
     near = np.abs(velocity(z, z[rows, best][:, None])) < _NEAR
@@ -116,7 +119,8 @@ def combine(
     total = weight.sum(axis=1)
     combined = np.expm1((weight * log).sum(axis=1) / total)
     widened = np.where(say.sum(axis=1) > 1, scale[1], scale[0])
-    return combined, widened * (1 + combined) / np.sqrt(total), say.sum(axis=1)
+    total_error = (1 + combined) * np.hypot(widened / np.sqrt(total), scatter / SPEED_OF_LIGHT)
+    return combined, total_error, say.sum(axis=1)
 
 
 def decide(
@@ -126,6 +130,7 @@ def decide(
     rule: Rule,
     z_err: NDArray[np.float64] | None = None,
     scale: tuple[float, float] = (1.0, 1.0),
+    scatter: float = 0.0,
 ) -> Decision:
     """Return the verdict on each spectrum from its lines' confidences and redshifts.
 
@@ -137,8 +142,8 @@ def decide(
     rule : Rule
     z_err : ndarray of float64, shape (n_spectra, n_lines), optional
         Errors of the redshifts: lines are combined then (`combine`).
-    scale : (float, float)
-        As `combine` takes it.
+    scale, scatter
+        As `combine` takes them.
     """
     emission = np.flatnonzero([not line.bal for line in lines])
     absorption = np.flatnonzero([line.bal for line in lines])
@@ -148,7 +153,7 @@ def decide(
     error = np.full(len(c), np.nan)
     if z_err is not None:
         at = c[:, emission].argmax(axis=1)
-        z_best, error, _ = combine(c[:, emission], z[:, emission], z_err[:, emission], at, scale)
+        z_best, error, _ = combine(c[:, emission], z[:, emission], z_err[:, emission], at, scale, scatter)
     found = c[:, emission] > rule.c_th
     n_lines = found.sum(axis=1, dtype=np.int16)
     is_qso = n_lines >= rule.l_min

@@ -167,8 +167,8 @@ class Model:
         """Return what the finders say of represented spectra, and the verdict by the rule in force."""
         found = self.predict(values)
         calibration = self.recipe.calibration
-        scale = calibration.scale if calibration else (1.0, 1.0)
-        return found, decide(found.c, found.z, self.lines, self.rule, found.z_err, scale)
+        scale, scatter = (calibration.scale, calibration.scatter) if calibration else ((1.0, 1.0), 0.0)
+        return found, decide(found.c, found.z, self.lines, self.rule, found.z_err, scale, scatter)
 
     def classify_batch(self, spectra: Spectra) -> pa.Table:
         """Return the catalogue rows of a batch, one for each spectrum, in order."""

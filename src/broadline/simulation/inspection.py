@@ -47,8 +47,10 @@ _AMBIGUOUS = {
     ("GALAXY", "STARBURST"): ("QSO", 0.01),
 }
 
+#: Scatter of the visual redshifts of bright quasars (km/s): no two experts set a broad line alike.
+VISUAL_SCATTER = 200.0
 #: Scatter of visual redshifts (km/s): at infinite significance, and times 1 / sqrt(significance).
-_SCATTER_BROAD = (200.0, 4000.0)
+_SCATTER_BROAD = (VISUAL_SCATTER, 4000.0)
 _SCATTER_NARROW = (40.0, 1500.0)
 _CIV_ONLY = -150.0  # km/s: CIV lies blueward of the other lines, and nothing else says so
 

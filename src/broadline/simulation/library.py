@@ -34,6 +34,7 @@ TRAINING: SurveyRecipe = replace(
     repeats=0.0,
     bal=0.30,
     narrow_line=0.02,
+    displaced=0.08,
     redshifts={
         "QSO": RECIPES["boss"].redshifts["QSO"],
         "GALAXY": ((0.0, 1.0), (0.2, 1.2), (0.5, 1.0), (0.8, 0.6), (1.2, 0.2)),
@@ -57,10 +58,10 @@ class _Chunk:
 
 
 def training_redshifts(classes: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return redshifts for training: of half the quasars flat in z or in ln(1 + z); NaN (the recipe's) else.
+    """Return redshifts for training: of 0.6 of the quasars flat in z or ln(1 + z); NaN (the recipe's) else.
 
-    A network learns the redshift distribution it is shown as it learns everything else; flat halves keep it
-    from preferring z = 2.3.
+    A network learns the redshift distribution it is shown as it learns everything else; flat ones keep it
+    from preferring z = 2.3. Near quasars, of many kinds and with hosts, come in plenty.
     """
     n = len(classes)
     z = np.full(n, np.nan)
@@ -69,6 +70,8 @@ def training_redshifts(classes: NDArray[np.str_], rng: np.random.Generator) -> N
     z[flat] = rng.uniform(0.02, 5.2, int(flat.sum()))
     flat = (classes == "QSO") & (which >= 0.25) & (which < 0.5)
     z[flat] = np.expm1(rng.uniform(np.log1p(0.02), np.log1p(5.2), int(flat.sum())))
+    flat = (classes == "QSO") & (which >= 0.5) & (which < 0.6)
+    z[flat] = rng.uniform(0.01, 1.0, int(flat.sum()))
     return z
 
 

@@ -31,6 +31,12 @@ FWHM = 2 * np.sqrt(2 * np.log(2))
 #: The composite is of quasars brighter than i = 19.1, and blends raise the continuum beside its lines: broad
 #: lines of BOSS quasars, two magnitudes fainter, are stronger (Baldwin 1977, ApJ 214, 679).
 _FAINTER = 1.4
+#: Of broad lines 55 % are in a core, 45 % in a wing 1.9 times as broad that takes more of the blueshift:
+#: share, width, displacement.
+_CORE_AND_WING = ((0.55, 0.72, 0.65), (0.45, 1.37, 1.4278))
+#: Lines beyond this wavelength (Angstrom), MgII and redder, are of low ionisation; they are displaced in some
+#: quasars, seen where Balmer lines are.
+_LOW_IONISATION, _DISPLACED_BELOW = 2750.0, 1.0
 
 
 @cache
@@ -81,6 +87,7 @@ def parametric(
     rng: np.random.Generator,
     m1450: Vector | None = None,
     narrow_line: NDArray[np.bool_] | None = None,
+    displaced: NDArray[np.bool_] | None = None,
     lines: Array | None = None,
 ) -> Rest:
     """Return quasars drawn from published trends, no file needed.
@@ -95,6 +102,8 @@ def parametric(
         Absolute magnitude at 1450 Angstrom; default `draw_m1450`.
     narrow_line : ndarray of bool, shape (n,), optional
         Which are narrow-line (type 2) AGN; default none.
+    displaced : ndarray of bool, shape (n,), optional
+        Which have double-peaked or displaced broad lines of low ionisation; default none.
     lines : ndarray of float32, shape (n, N_PIXELS), optional
         Lines and Fe II relative to the continuum, in place of the line table (an emission-line template).
 
@@ -123,10 +132,12 @@ def parametric(
     blue = -0.45 + 0.40 * normal() + 0.4 * (middle + 1.5)
     red = -0.80 + 0.25 * normal() + 0.5 * (middle + 1.5)
     slopes = np.stack([blue, middle, red, 0.10 * normal()], axis=1)
-    ebv = rng.exponential(np.where(rng.random(n) < 0.1, 0.05, 0.012), n) * np.where(z > 2, 0.5, 1.0)
-    ebv = np.minimum(
-        np.where(type2, 0.0, ebv), 0.15
-    )  # type 2: what is seen of the nucleus is scattered light
+    # Most have little dust, some are red (Richards et al. 2003, AJ 126, 1131; Glikman et al. 2012, ApJ 757,
+    # 51).
+    dust = rng.choice([0.012, 0.05, 0.25], n, p=[0.88, 0.09, 0.03])
+    ebv = rng.exponential(dust) * np.where(z > 2, 0.5, 1.0)
+    # Type 2: what is seen of the nucleus is scattered light.
+    ebv = np.where(type2, 0.0, np.minimum(ebv, 0.6))
     continuum = np.concatenate([slopes, ebv[:, None]], axis=1).astype(np.float32) @ np.concatenate(
         [shapes.power, shapes.dust[None, :]]
     )
@@ -167,13 +178,18 @@ def parametric(
         width = np.where(type2[:, None], narrow, width)
         breadth = np.array([line.breadth for line in table])[None, :]
         blue_share = np.array([line.blueshift for line in table])[None, :]
-        # Broad lines: 55 % in a core, 45 % in a wing 1.9 times as broad that takes more of the blueshift.
         b = slice(0, n_broad)
         sigma = fwhm[:, None] / FWHM * breadth[:, b] * 10 ** (0.04 * normal(n, n_broad))
         move = 90 * normal(n, n_broad) - blueshift[:, None] * blue_share[:, b]
         move[:, CIV] = -blueshift
-        for share, scale, moved in ((0.55, 0.72, 0.65), (0.45, 1.37, 1.4278)):
-            _add_lines(ratio, table[b], share * width[:, b], moved * move, scale * sigma)
+        low = np.array([line.wavelength > _LOW_IONISATION for line in table[b]])
+        peaks = np.zeros((2, n), dtype=np.float32)
+        if displaced is not None:
+            peaks = _peaks(displaced, rng)
+            sigma *= np.where(displaced[:, None] & low, 1.4, 1.0)
+        for (share, scale, moved), peak in zip(_CORE_AND_WING, peaks, strict=True):
+            shift = moved * move + peak[:, None] * low
+            _add_lines(ratio, table[b], share * width[:, b], shift, scale * sigma)
         b = slice(n_broad, len(table))
         sigma = fwhm_narrow[:, None] / FWHM * breadth[:, b]
         outflow = -np.abs(60 * normal())[:, None] * np.ones((1, len(table) - n_broad))
@@ -205,12 +221,25 @@ def parametric(
     return Rest(FIRST, continuum, truth)
 
 
+def _peaks(displaced: NDArray[np.bool_], rng: np.random.Generator) -> Array:
+    """Return where core and wing of broad lines lie (km/s): apart, or both to one side. Shape (2, n).
+
+    As in Strateva et al. (2003), AJ 126, 1720, and Eracleous et al. (2012), ApJS 201, 23.
+    """
+    n = len(displaced)
+    core = rng.uniform(1200, 8000, n) * rng.choice([-1, 1], n)
+    apart = rng.random(n) < 0.5
+    wing = np.where(apart, -rng.uniform(0.3, 1.2, n) * core, rng.uniform(0.3, 1.1, n) * core)
+    return np.asarray(np.stack([core, wing]) * displaced, dtype=np.float32)
+
+
 def draw(
     n: int,
     z: Vector,
     rng: np.random.Generator,
     templates: QuasarTemplates | None = None,
     narrow_line_fraction: float = 0.03,
+    displaced_fraction: float = 0.03,
 ) -> Rest:
     """Return quasars of all kinds: parametric, and from templates where there are any.
 
@@ -225,6 +254,8 @@ def draw(
     templates : QuasarTemplates, optional
     narrow_line_fraction : float
         Fraction of narrow-line AGN, always parametric.
+    displaced_fraction : float
+        Fraction of those with displaced broad lines among the near ones (z < 1), always parametric.
 
     Returns
     -------
@@ -233,6 +264,7 @@ def draw(
     """
     z = np.asarray(z, dtype=np.float64)
     type2 = rng.random(n) < narrow_line_fraction
+    displaced = (rng.random(n) < displaced_fraction) & (z < _DISPLACED_BELOW) & ~type2
     if templates is None:
-        return parametric(n, z, rng, narrow_line=type2)
-    return templates.mix(n, z, rng, type2)
+        return parametric(n, z, rng, narrow_line=type2, displaced=displaced)
+    return templates.mix(n, z, rng, type2, displaced)

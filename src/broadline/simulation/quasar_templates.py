@@ -266,15 +266,22 @@ class QuasarTemplates:
             {**rest.truth, "KIND": kind, "CIV_BLUESHIFT": blueshift, "LINE_FWHM": blueshift},
         )
 
-    def mix(self, n: int, z: NDArray[np.float64], rng: np.random.Generator, type2: NDArray[np.bool_]) -> Rest:
-        """Return quasars of all kinds in the proportions of `SHARES`; `type2` ones are always parametric."""
+    def mix(
+        self,
+        n: int,
+        z: NDArray[np.float64],
+        rng: np.random.Generator,
+        type2: NDArray[np.bool_],
+        displaced: NDArray[np.bool_],
+    ) -> Rest:
+        """Return quasars in the proportions of `SHARES`; `type2` and `displaced` ones are parametric."""
         shares = dict(SHARES)
         shares["lines"] *= self._emission is not None
         shares["eigenspectra"] *= bool(self.eigenspectra)
         shares["composite"] *= bool(self.composites)
         share = np.array(list(shares.values()))
         kind = rng.choice(len(share), n, p=share / share.sum())
-        kind[type2] = 0
+        kind[type2 | displaced] = 0
         source = np.full(n, -1)  # basis of each row; -1 none
         bases = [*self.eigenspectra, *self.composites]
         for code, group in ((2, self.eigenspectra), (3, self.composites)):
@@ -288,7 +295,9 @@ class QuasarTemplates:
             kind[rows[~able.any(axis=1)]] = 0
         parts: list[tuple[NDArray[np.int64], Rest]] = []
         rows = np.flatnonzero(kind == 0)
-        parts.append((rows, parametric(len(rows), z[rows], rng, narrow_line=type2[rows])))
+        parts.append(
+            (rows, parametric(len(rows), z[rows], rng, narrow_line=type2[rows], displaced=displaced[rows]))
+        )
         rows = np.flatnonzero(kind == 1)
         parts.append((rows, self.from_lines(len(rows), z[rows], rng)))
         for number, basis in enumerate(bases):

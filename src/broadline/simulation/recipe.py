@@ -56,6 +56,8 @@ class SurveyRecipe:
         Probability of a trough in a quasar that is bright enough in CIV to show one (z > 1.35).
     narrow_line : float
         Share of narrow-line AGN among the quasars.
+    displaced : float
+        Share of quasars with displaced or double-peaked broad lines among the near ones (z < 1).
 
     Raises
     ------
@@ -75,6 +77,7 @@ class SurveyRecipe:
     sn_factor: Mapping[str, float] = field(default_factory=dict)
     bal: float = 0.18
     narrow_line: float = 0.005
+    displaced: float = 0.03
 
     def __post_init__(self) -> None:
         _check_kinds(self)
@@ -83,7 +86,7 @@ class SurveyRecipe:
         _check_names("redshifts", self.redshifts, tuple(LIMITS))
         for name, limits in LIMITS.items():
             _check_nodes(name, self.redshifts.get(name, ()), limits)
-        for name in ("sky", "dead", "repeats", "bal", "narrow_line"):
+        for name in ("sky", "dead", "repeats", "bal", "narrow_line", "displaced"):
             _check_range(name, getattr(self, name), (0, 1))
         if self.sky + self.dead > 1:
             raise UsageError(f"sky and dead fibres are {self.sky + self.dead:g} of all: more than there are")

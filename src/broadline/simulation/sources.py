@@ -140,7 +140,7 @@ def _quasars(
     """Return flux, truth and the transmission of broad absorption, shape (n, n_pixels)."""
     z, shift = snap(wanted)
     pool = _templates(str(templates)) if templates is not None and len(z) else None
-    rest = quasar.draw(len(z), z, rng, pool, recipe.narrow_line)
+    rest = quasar.draw(len(z), z, rng, pool, recipe.narrow_line, recipe.displaced)
     flux, _ = redshifted(rest, shift, *window)
     flux *= absorb(*window, z, rng, rest.truth["HAS_FOREST"].astype(bool), 0.0)[0]
     able = (z > _BAL_FROM) & (rest.truth["SUBCLASS"] != "NLAGN")

@@ -119,6 +119,7 @@ def batches(
     batch: int,
     rng: np.random.Generator,
     draw_sn: DrawSn = _like_quasar_targets,
+    gaps: float = 0.0,
 ) -> Iterator[Batch]:
     """Return one epoch: every spectrum of a library once, in random order, with noise of its own.
 
@@ -134,6 +135,8 @@ def batches(
         It decides everything. `numpy.random.SFC64` is the fastest.
     draw_sn : callable
         The default is `instrument.draw_sn`.
+    gaps : float
+        Share of spectra that lack a stretch, as where an arm or an exposure failed.
 
     Raises
     ------
@@ -149,7 +152,9 @@ def batches(
         raise ValueError(f"shares must be >= 0 and not all 0: {dict(instruments)}")
     if batch < 1:
         raise ValueError(f"a batch needs at least one spectrum, not {batch}")
-    return _epoch(library, [_coarse(name) for name in instruments], share / share.sum(), batch, rng, draw_sn)
+    return _epoch(
+        library, [_coarse(name) for name in instruments], share / share.sum(), batch, rng, draw_sn, gaps
+    )
 
 
 @lru_cache(maxsize=16)
@@ -164,6 +169,7 @@ def _epoch(
     batch: int,
     rng: np.random.Generator,
     draw_sn: DrawSn,
+    gaps: float,
 ) -> Iterator[Batch]:
     order = rng.permutation(len(library))
     for start in range(0, len(order), batch):
@@ -178,6 +184,8 @@ def _epoch(
                 part = slice(end - count + block.start, end - count + block.stop)
                 clean = library.flux[rows[part]].astype(np.float32)
                 seen = camera.expose(clean, sn[part], rng)
+                if gaps:
+                    _lose(seen, gaps, rng)
                 data[part] = seen.data
                 with np.errstate(over="ignore", invalid="ignore"):  # absurd fluxes have absurd significance
                     weight = seen.ivar * np.square(seen.scale)
@@ -185,6 +193,17 @@ def _epoch(
                     seen_troughs[part] = _troughs(library, rows[part], clean, weight)
                 normalised(seen, values[part], error[part])
         yield Batch(values, data, error, rows, sn, seen_features, seen_troughs)
+
+
+def _lose(seen: Exposed, share: float, rng: np.random.Generator) -> None:
+    """Take a stretch of 5 to 100 bins away from a share of spectra, in place."""
+    rows = np.flatnonzero(rng.random(len(seen.flux)) < share)
+    start = rng.integers(-50, _GRID.size, len(rows))[:, None]
+    stop, at = start + rng.integers(5, 101, len(rows))[:, None], np.arange(_GRID.size)
+    kept = (at < start) | (at >= stop)
+    seen.flux[rows] *= kept
+    seen.ivar[rows] *= kept
+    seen.data[rows] &= kept
 
 
 def _features(clean: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,16 +11,25 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, minimize
 
 from broadline.calibration import Calibration, bal_features, quasar_features
-from broadline.decision import CONFLICT_KMS, Rule, combine, velocity
+from broadline.decision import CONFLICT_KMS, SPEED_OF_LIGHT, Rule, combine, velocity
 from broadline.model import Model, save_model, serialise
 from broadline.networks.graph import parameters_of
 from broadline.training.objective import inflation
 from broadline.training.simulated import Examples
 
-__all__ = ["Findings", "calibrated", "deflated", "even_threshold", "findings", "fit_calibration"]
+__all__ = [
+    "Findings",
+    "bal_threshold",
+    "calibrated",
+    "deflated",
+    "even_threshold",
+    "findings",
+    "fit_calibration",
+]
 
 _RIDGE = 1e-3  # keeps coefficients of features that never vary at 0
 _SURE = 0.4
+_BAL_FOUND = 0.98  # as Busca & Balland (2018), section 4.2
 # Slopes of the curves with the logit x of the best (or BAL) confidence, as weights of the coefficients. They
 # are linear in x and the agreeing line's s, hence least at a corner of where these can lie: -12 <= x <= 12
 # and 0 <= s <= x + 12. Curves that rise at the corners rise everywhere.
@@ -112,20 +121,23 @@ def _logistic(
     return tuple(float(value) for value in best / spread)
 
 
-def fit_calibration(found: Findings, fitted_on: str) -> Calibration:
+def fit_calibration(found: Findings, fitted_on: str, scatter: float = 0.0) -> Calibration:
     """Return the calibration that findings imply.
 
     P_QSO is the probability of a quasar, P_Z that of a quasar with a redshift within `CONFLICT_KMS`, P_BAL
-    that of broad absorption in a quasar; scales bring the robust spread of pulls to 1. No probability falls
-    where the best confidence rises and all else stays.
+    that of broad absorption in a quasar; scales bring the robust spread of pulls against the true redshift
+    to 1, and `scatter` (km/s) of the redshifts of experts comes on top. No probability falls where the best
+    confidence rises and all else stays.
     """
     quasar = np.isfinite(found.truth)
-    x = quasar_features(found.c, found.z_lines, found.z, found.z_err)
     scale = []
     for kind in (~found.several, found.several):
         rows = kind & found.right & (found.firm > 0.5) & (found.c.max(axis=1) > _SURE)
         pull = (found.z - found.truth)[rows] / found.z_err[rows]
         scale.append(float(1.4826 * np.median(np.abs(pull - np.median(pull)))) if rows.sum() > 50 else 1.0)
+    widened = found.z_err * np.where(found.several, scale[1], scale[0]) / (1 + found.z)
+    z_err = (1 + found.z) * np.hypot(widened, scatter / SPEED_OF_LIGHT)
+    x = quasar_features(found.c, found.z_lines, found.z, z_err)
     known = quasar & (found.bal >= 0) & (found.c_bal > 0)
     return Calibration(
         qso=_logistic(x, quasar, found.firm, _QUASAR_SLOPES),
@@ -135,6 +147,7 @@ def fit_calibration(found: Findings, fitted_on: str) -> Calibration:
         ),
         scale=(scale[0], scale[1]),
         fitted_on=fitted_on,
+        scatter=scatter,
     )
 
 
@@ -158,6 +171,12 @@ def even_threshold(found: Findings) -> float:
     called = np.cumsum(found.firm[order])
     quasars = (found.firm * np.isfinite(found.truth)).sum()
     return float(best[order[min(np.searchsorted(called, quasars), len(order) - 1)]])
+
+
+def bal_threshold(found: Findings) -> float:
+    """Return the confidence above which `_BAL_FOUND` of the quasars with broad absorption lie."""
+    known = (found.bal == 1) & found.right
+    return float(np.quantile(found.c_bal[known], 1 - _BAL_FOUND)) if known.sum() > 50 else Rule().c_th_bal
 
 
 def calibrated(model: Model, calibration: Calibration, rule: Rule, path: Path, card: dict[str, str]) -> Path:

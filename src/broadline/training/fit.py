@@ -229,13 +229,13 @@ class _Run:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the averaged weights a little; statistics of batch normalisation are copied."""
+        """Move the averaged weights, and statistics of batch normalisation, a little."""
         if self.averaged is self.network:
             return
         decay = min(self.preset.averaging, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
-        for kept, new in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
-            kept.copy_(new)
+        kept, new = self.averaged.state_dict(), self.network.state_dict()
+        names = [name for name, value in kept.items() if value.is_floating_point()]
+        torch._foreach_lerp_([kept[name] for name in names], [new[name] for name in names], 1 - decay)
 
     def finish_epoch(self, epoch: int, loss: float, scores: dict[str, float]) -> None:
         """Save models, log and checkpoint."""

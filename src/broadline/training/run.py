@@ -14,9 +14,17 @@ import torch
 from broadline.decision import Rule
 from broadline.errors import UsageError
 from broadline.model import Model
+from broadline.simulation.inspection import VISUAL_SCATTER
 from broadline.simulation.library import TRAINING, build_library
 from broadline.simulation.recipe import RECIPES
-from broadline.training.calibrate import calibrated, deflated, even_threshold, findings, fit_calibration
+from broadline.training.calibrate import (
+    bal_threshold,
+    calibrated,
+    deflated,
+    even_threshold,
+    findings,
+    fit_calibration,
+)
 from broadline.training.dataset import PreparedSet
 from broadline.training.fit import SCORES, Progress, best_scores, fit
 from broadline.training.objective import Counts, count
@@ -225,7 +233,8 @@ def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | 
     """Calibrate a model on a held-out simulation of BOSS quasar targets, in place; once is enough.
 
     That sample has the mix of classes, redshifts and S/N of the paper's; probabilities hold for such a mix.
-    The threshold becomes that of equal purity and completeness.
+    The threshold becomes that of equal purity and completeness, that of broad absorption the one that finds
+    as many BAL quasars as the paper did.
     """
     if Model(path.read_bytes()).recipe.calibration:
         return path
@@ -239,5 +248,7 @@ def _calibrate(path: Path, examples: Iterable[Examples], fitted_on: str) -> Path
     """Calibrate a model that never was, on examples it has not learnt from, in place."""
     model = deflated(Model(path.read_bytes()))
     found = findings(model, examples)
-    rule = Rule(c_th=round(even_threshold(found), 3))
-    return calibrated(model, fit_calibration(found, fitted_on), rule, path, {"calibrated_on": fitted_on})
+    rule = Rule(c_th=round(even_threshold(found), 3), c_th_bal=round(bal_threshold(found), 3))
+    return calibrated(
+        model, fit_calibration(found, fitted_on, VISUAL_SCATTER), rule, path, {"calibrated_on": fitted_on}
+    )

@@ -25,6 +25,8 @@ INSTRUMENTS: Mapping[str, float] = {"boss": 0.58, "sdss": 0.18, "lamost": 0.14, 
 _SEEN = 60.0
 
 
+_GAPS = 0.1  # share of spectra that lack a stretch
+
 #: Below this redshift narrow-line quasars are as often called galaxies.
 _NEAR = 0.9
 
@@ -78,7 +80,8 @@ class Simulated:
     seed : int
     instruments : mapping of str to float
     like_training : bool
-        S/N with bright galaxies, stars and near quasars in plenty; or as of BOSS quasar targets.
+        S/N with bright galaxies, stars and near quasars in plenty, and some spectra with a stretch missing;
+        or as of BOSS quasar targets.
     """
 
     def __init__(
@@ -107,7 +110,8 @@ class Simulated:
     def epoch(self, number: int) -> Iterator[Examples]:
         """Yield every spectrum of the library once, with noise of its own; batches of less are left out."""
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
-        source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn)
+        gaps = _GAPS if self.like_training else 0.0
+        source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn, gaps)
         with Stream(source, 6) as stream:
             for batch in stream:
                 if len(batch.rows) == self.preset.batch:
