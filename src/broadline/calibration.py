@@ -95,7 +95,7 @@ class Calibration:
         if len(self.scale) != 2 or not (np.array(self.scale) > 0).all():
             raise ValueError("calibration needs two positive scales of errors")
         if not 0 <= self.scatter < math.inf:
-            raise ValueError(f"calibration needs a scatter of redshifts of 0 km/s or more, not {self.scatter}")
+            raise ValueError(f"calibration needs a scatter of 0 km/s or more, not {self.scatter}")
 
     def probability(self, name: str, features: _Array) -> _Array:
         """Return the probability "qso", "z" or "bal" for rows of features."""

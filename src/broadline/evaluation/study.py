@@ -121,4 +121,4 @@ class Study:
 
     def take(self, values: NDArray[Any], i: int) -> NDArray[Any]:
         """Return the part of an array of shape (n, ...) that belongs to catalogue `i`."""
-        return values[self.split == i]
+        return np.asarray(values[self.split == i])
