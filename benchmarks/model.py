@@ -139,7 +139,7 @@ def simulated_rows(sample: Sample, trough: NDArray[np.float32], name: str) -> li
     if pulled:
         rows.append(("pull of Z_ERR: std / robust", f"{pulled.right.std:.2f} / {pulled.right.nmad:.2f}"))
     model = load_model(name)
-    wave = ripple(sample, LINES["MGII"], model.representation.grid, model.recipe.network.n_boxes)
+    wave = ripple(sample, LINES["MGII"], model.representation.grid, model.recipe.finders.n_boxes)
     rows.append(("ripple at the box period of MgII (km/s)", f"{wave.amplitude:.0f} ± {wave.error:.0f}"))
     for key, each in reliabilities(sample).items():
         rows.append((f"ECE of {key.upper()}", f"{each.ece:.4f}"))

@@ -71,10 +71,36 @@ def test_minmax_spans_minus_one_to_one_over_the_bins_with_data() -> None:
     assert (seen.min(), seen.max()) == (-1, 1)
 
 
+@pytest.mark.parametrize("width", [1, 2])  # pixels of SDSS; 2 touch up to 3 of the 2048 bins
+def test_a_cosmic_ray_moves_the_guarded_scale_of_no_other_bin(width: int) -> None:
+    rng = np.random.default_rng(2)
+    clean = 5 + np.sin(np.arange(4400) / 300) + rng.normal(0, 0.1, 4400)
+    hit = clean.copy()
+    hit[2000 : 2000 + width] += 500
+    far = np.abs(np.arange(2048) - TRANSFER_LOG.position(10**3.76)) > 12
+    values = {}
+    for name in ("minmax", "guarded"):
+        represent = Representation(grid=TRANSFER_LOG, resampling="conserving", normalisation=name)
+        one, other = (represent(batch(flux, np.ones(4400))).values[0] for flux in (clean, hit))
+        values[name] = float(np.abs(one - other)[far].max())
+    assert values["minmax"] > 0.5 and values["guarded"] < 0.02
+
+
+def test_the_guarded_scale_spans_all_but_the_noise_and_cuts_the_rest() -> None:
+    rng = np.random.default_rng(2)
+    ivar = np.ones(4400)
+    ivar[:300] = 0
+    represent = Representation(grid=TRANSFER_LOG, resampling="conserving", normalisation="guarded")
+    represented = represent(batch(rng.normal(5, 1, 4400), ivar))
+    seen = represented.values[0][represented.data[0]]
+    assert (seen.min(), seen.max()) == (-1, 1)
+    assert 0.02 < np.mean(np.abs(seen) == 1) < 0.3
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     factor=st.floats(1e-6, 1e6),
-    normalisation=st.sampled_from(["rms", "minmax"]),
+    normalisation=st.sampled_from(["rms", "minmax", "guarded"]),
     grid=st.sampled_from([Representation().grid, QUASARNET_LINEAR]),
 )
 def test_the_unit_of_flux_does_not_matter(factor: float, normalisation, grid) -> None:

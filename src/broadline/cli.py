@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from broadline.cli_evaluate import evaluate
 from broadline.errors import BroadlineError
 from broadline.progress import ProgressBar, report, say
 
@@ -24,6 +25,7 @@ models = typer.Typer(
     help="Models by name: list them, read their cards, import published weights.", no_args_is_help=True
 )
 app.add_typer(models, name="models")
+app.command()(evaluate)
 
 ModelName = Annotated[
     str, typer.Option("--model", help="A model's name (see `models list`) or file (.onnx, .h5).")
@@ -245,6 +247,10 @@ def train(
         typer.Option(help="Train on the splits in a file, such as splits.parquet of another run."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs [the preset's].")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many epochs without a better validation loss [never]."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
     templates: Annotated[
         Path | None, typer.Option(help="Folder of template sets for --in-memory [none needed].")
@@ -276,35 +282,40 @@ def train(
         raise UsageError(f"training needs more packages: pip install 'broadline[train]' ({error})") from error
     if preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
-    if in_memory is not None:
-        with ProgressBar("simulating") as progress:
-            path = train_in_memory(
-                PRESETS[preset],
-                output,
-                in_memory,
-                epochs=epochs,
-                seed=seed,
-                templates=None if templates is None else str(templates),
-                precision=precision,
-                on_library=lambda done, total: progress.show(done, done / total),
-                on_step=progress.learn,
-            )
-        typer.echo(f"wrote {path}")
-        return
-    assert training_set is not None
-    with ProgressBar("training") as progress:
-        trained = train_prepared(
-            PRESETS[preset],
-            output,
-            training_set,
-            splits=split or splits or 1,
-            epochs=epochs,
-            seed=seed,
-            precision=precision,
-            on_split=lambda i, n: say(f"split {i + 1} of {n}") if n > 1 else None,
-            on_step=progress.learn,
-        )
-    typer.echo(score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}")
+    with ProgressBar("simulating" if in_memory else "training") as progress:
+        try:
+            if in_memory is not None:
+                path = train_in_memory(
+                    PRESETS[preset],
+                    output,
+                    in_memory,
+                    epochs=epochs,
+                    patience=patience,
+                    seed=seed,
+                    templates=None if templates is None else str(templates),
+                    precision=precision,
+                    on_library=lambda done, total: progress.show(done, done / total),
+                    on_step=progress.learn,
+                )
+                said = f"wrote {path}"
+            else:
+                assert training_set is not None
+                trained = train_prepared(
+                    PRESETS[preset],
+                    output,
+                    training_set,
+                    splits=split or splits or 1,
+                    epochs=epochs,
+                    patience=patience,
+                    seed=seed,
+                    precision=precision,
+                    on_split=progress.split,
+                    on_step=progress.learn,
+                )
+                said = score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}"
+        except KeyboardInterrupt:
+            raise _InterruptedError(f"interrupted; the same command goes on in {output}") from None
+    typer.echo(said)
 
 
 @models.command("list")
@@ -328,18 +339,18 @@ def models_show(model: Annotated[str, typer.Argument(help="A model's name or fil
 
     loaded = load_model(model)
     recipe = loaded.recipe
-    network, grid = recipe.network, recipe.representation.grid
+    grid, rule = recipe.representation.grid, recipe.rule
     facts = {
         "name": recipe.name,
         "sha256": loaded.sha256,
-        "network": f"convolutions of {[c.filters for c in network.convolutions]} filters, "
-        f"{network.hidden} hidden units ({network.hidden_activation}), {network.n_boxes} boxes, "
-        f"offsets in {network.offset_range}",
-        "lines": ", ".join(f"{line.name} {line.wavelength:g}" for line in recipe.lines),
+        "network": recipe.network.describe(),
+        "lines": ", ".join(f"{line.name} {line.wavelength:g}" for line in recipe.lines) or "none",
         "grid": f"{grid.size} {grid.kind} pixels, {grid.edges[0]:.1f}-{grid.edges[-1]:.1f} Angstrom",
         "input": f"{recipe.representation.resampling}, {recipe.representation.normalisation}, "
         f"empty bins {recipe.representation.empty}",
-        "rule": f"{recipe.rule.l_min} line(s) above {recipe.rule.c_th}, BAL above {recipe.rule.c_th_bal}",
+        "rule": f"{rule.l_min} line(s) above {rule.c_th}, BAL above {rule.c_th_bal}"
+        if recipe.lines
+        else f"probability above {rule.c_th}",
     }
     for key, value in (*facts.items(), *recipe.card.items()):  # a card may use the same words
         typer.echo(f"{key + ':':<14} {value}")

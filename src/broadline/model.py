@@ -19,7 +19,8 @@ from broadline.errors import BroadlineError, ModelError
 from broadline.finders import decode, errors, read_at
 from broadline.flags import UNCLASSIFIED, Flag, mark
 from broadline.lines import Line
-from broadline.networks.architecture import Parameters
+from broadline.networks.architecture import Outputs, Parameters
+from broadline.networks.vgg import Score
 from broadline.recipe import Recipe
 from broadline.representation import Representation
 from broadline.runtime import OnnxRuntime, Precision, Runtime, TorchRuntime
@@ -149,8 +150,14 @@ class Model:
         ----------
         values : ndarray of float32, shape (n_spectra, grid.size) or (n_spectra, 2, grid.size)
             As the model's representation gives them.
+
+        Raises
+        ------
+        ModelError
+            If the network has no line finders.
         """
-        output = self.run(np.ascontiguousarray(values, dtype=np.float32))
+        assert self.recipe.finders
+        output: Outputs[NDArray[np.float32]] = self.run(np.ascontiguousarray(values, dtype=np.float32))
         grid = self.representation.grid
         c, z = decode(output.confidence, output.offset, self.lines, grid)
         if output.log_sigma is None:
@@ -178,8 +185,23 @@ class Model:
         flags = represented.flags
         able = (flags & UNCLASSIFIED) == 0
         values = represented.values  # 0 where there is nothing to classify: `rows` leaves those out
+        if self.lines:
+            results, conflict = self._lines_found(values)
+            mark(flags, conflict & able, Flag.CONFLICTING_LINES)
+        else:
+            probability = self.probability(values)
+            results = {"IS_QSO": probability > self.rule.c_th, "P_QSO": probability}
+        names = [line.name for line in self.lines]
+        return rows(spectra.ids, flags, represented.sn_median, results, names)
+
+    def probability(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probability of a quasar from a network without line finders, shape (n_spectra,)."""
+        score: Score[NDArray[np.float32]] = self.run(np.ascontiguousarray(values, dtype=np.float32))
+        return score.probability
+
+    def _lines_found(self, values: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+        """Return the columns that come from lines, and which spectra have lines in conflict."""
         (c, z, z_err), verdict = self.judge(values)
-        mark(flags, verdict.conflict & able, Flag.CONFLICTING_LINES)
         names = np.array([line.name for line in self.lines], dtype=object)
         results: dict[str, NDArray[Any]] = {
             "IS_QSO": verdict.is_qso,
@@ -195,7 +217,7 @@ class Model:
             results |= self._probabilities(self.recipe.calibration, c, z, verdict)
         for i, name in enumerate(names):
             results[f"C_{name}"], results[f"Z_{name}"] = c[:, i], z[:, i]
-        return rows(spectra.ids, flags, represented.sn_median, results, list(names))
+        return results, verdict.conflict
 
     def _probabilities(
         self, calibration: Calibration, c: NDArray[np.float32], z: NDArray[np.float64], verdict: Decision

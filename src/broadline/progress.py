@@ -41,6 +41,7 @@ class ProgressBar:
             transient=True,
         )
         self.task = self.bar.add_task(title, total=1.0, rate="")
+        self._validated = ""
 
     def __enter__(self) -> ProgressBar:
         self.bar.start()
@@ -66,13 +67,23 @@ class ProgressBar:
         self.show(summary.n_spectra, fraction)
 
     def learn(self, state: Learnt) -> None:
-        """Show a step of training; the end of an epoch, which has scores, is said on a line of its own."""
-        text = f"loss {state.loss:.4f}"
+        """Show loss and last validation; the end of an epoch, which has scores, is said on its own line."""
         if state.scores:
             keys = ("purity", "completeness", "nmad")
-            text = ", ".join(f"{key} {state.scores[key]:.4g}" for key in keys)
-            say(f"epoch {state.epoch + 1}: loss {state.loss:.4f}, on validation {text}")
+            purity, completeness, nmad = (f"{key} {state.scores[key]:.4g}" for key in keys)
+            self._validated = f", {purity}, {completeness}"
+            known = f"loss {state.loss:.4f}, on validation {purity}, {completeness}, {nmad}"
+            say(f"epoch {state.epoch + 1}: {known}")
+        if state.stopped:
+            say(f"stopped after epoch {state.epoch + 1}: validation no longer improves")
+        text = f"loss {state.loss:.4f}{self._validated}"
         self.bar.update(self.task, completed=state.step / state.n_steps, description="training", rate=text)
+
+    def split(self, number: int, n_splits: int) -> None:
+        """Show that a training on one of several splits, counted from 0, begins."""
+        self._validated = ""
+        if n_splits > 1:
+            say(f"split {number + 1} of {n_splits}")
 
     def show(self, n_spectra: int, fraction: float) -> None:
         """Show that `n_spectra` are done, and with them `fraction` (0 to 1) of the work."""

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 
 from broadline.calibration import Calibration
 from broadline.decision import Rule
+from broadline.errors import ModelError
 from broadline.lines import Line
-from broadline.networks.architecture import QuasarNETConfig
+from broadline.networks.architecture import Network, QuasarNETConfig, network_from_dict
+from broadline.networks.vgg import ConvNetConfig
 from broadline.representation import Representation
 
 __all__ = ["Recipe"]
@@ -23,12 +25,13 @@ class Recipe:
     Attributes
     ----------
     name : str
-    network : QuasarNETConfig
+    network : QuasarNETConfig or ConvNetConfig
     representation : Representation
     lines : tuple of Line
-        In the order of the network's finders.
+        In the order of the network's finders; none for a ConvNet.
     rule : Rule
-        The decision rule it was made for, unless the caller gives another.
+        The decision rule it was made for, unless the caller gives another. A ConvNet calls quasar what has
+        a probability above c_th.
     card : dict of str to str
         For people: origin, what it was trained on, scores, known failures.
     calibration : Calibration, optional
@@ -36,7 +39,7 @@ class Recipe:
     """
 
     name: str
-    network: QuasarNETConfig
+    network: Network
     representation: Representation
     lines: tuple[Line, ...]
     rule: Rule
@@ -44,12 +47,29 @@ class Recipe:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        if len(self.lines) != self.network.n_lines:
-            raise ValueError(f"{len(self.lines)} lines for a network of {self.network.n_lines} finders")
         if self.representation.grid.size != self.network.n_pixels:
             raise ValueError("the representation's grid and the network's input differ in size")
+        if isinstance(self.network, ConvNetConfig):
+            if self.lines:
+                raise ValueError(f"{len(self.lines)} lines for a network without finders")
+            return
+        if len(self.lines) != self.network.n_lines:
+            raise ValueError(f"{len(self.lines)} lines for a network of {self.network.n_lines} finders")
         if not any(not line.bal for line in self.lines):
             raise ValueError("a model needs at least one emission line")
+
+    @property
+    def finders(self) -> QuasarNETConfig:
+        """The network, for what needs one with line finders.
+
+        Raises
+        ------
+        ModelError
+            If it is another one.
+        """
+        if not isinstance(self.network, QuasarNETConfig):
+            raise ModelError(f"model {self.name} has no line finders: it tells quasars, not redshifts")
+        return self.network
 
     def to_json(self) -> str:
         """Return the recipe as JSON; `from_json` is its inverse."""
@@ -80,7 +100,7 @@ class Recipe:
             raise ValueError(f"model format {fields['format']} is not known to this version of broadline")
         return cls(
             name=str(fields["name"]),
-            network=QuasarNETConfig.from_dict(fields["network"]),
+            network=network_from_dict(fields["network"]),
             representation=Representation.from_dict(fields["representation"]),
             lines=tuple(Line(**line) for line in fields["lines"]),
             rule=Rule(**fields["rule"]),

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from broadline.flags import Flag, mark
 from broadline.grid import QUASARNET_LOG, Grid
@@ -16,6 +17,7 @@ from broadline.spectra import Spectra
 __all__ = ["CONSTANT", "Representation", "Represented"]
 
 _FEW = 0.1  # fraction of bins with data below which FEW_PIXELS is set
+_MEDIAN_BINS = 7  # of the running median of "guarded"
 _LOW_SN = 0.5  # median S/N per pixel below which LOW_SN is set
 #: Relative scatter below which a spectrum counts as constant: the rounding of a float32 mean.
 CONSTANT = 1e-6
@@ -52,9 +54,11 @@ class Representation:
     resampling : {"binned", "conserving"}
         Inverse-variance weighted mean of the pixels in a bin (QuasarNET), or flux-conserving
         (Carnall 2017; the transfer-learning paper).
-    normalisation : {"rms", "minmax"}
+    normalisation : {"rms", "minmax", "guarded"}
         Subtract the weighted mean and divide by the weighted root-mean-square (Busca & Balland 2018,
-        section 3), or scale to [-1, 1] (Podsztavek et al. 2021, section 2).
+        section 3), or scale to [-1, 1] (Podsztavek et al. 2021, section 2). One pixel hit by a cosmic ray
+        sets the scale of all others then; "guarded" scales by the least and greatest of the running median
+        over 7 bins instead, and cuts what lies beyond.
     empty : {"zero", "as-published"}
         Bins without data after normalisation: 0, or what the published codes leave there, the image of
         flux 0, which is -mean/rms. The latter imitates a spectral break at the edge of the coverage.
@@ -65,7 +69,7 @@ class Representation:
 
     grid: Grid = QUASARNET_LOG
     resampling: Literal["binned", "conserving"] = "binned"
-    normalisation: Literal["rms", "minmax"] = "rms"
+    normalisation: Literal["rms", "minmax", "guarded"] = "rms"
     empty: Literal["zero", "as-published"] = "zero"
     channels: Literal["flux", "flux+error"] = "flux"
 
@@ -80,7 +84,7 @@ class Representation:
             flux, ivar, pixels = resample(spectra.flux, spectra.ivar, spectra.wavelength, self.grid)
         flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
         data = ivar > 0
-        normalise = _rms if self.normalisation == "rms" else _minmax
+        normalise = {"rms": _rms, "minmax": _minmax, "guarded": _guarded}[self.normalisation]
         values, constant, unit = normalise(flux, ivar, data)
         if self.empty == "zero":
             values *= data
@@ -108,7 +112,7 @@ class Representation:
         representation = cls(Grid(**fields.pop("grid")), **fields)
         choices = {
             "resampling": ("binned", "conserving"),
-            "normalisation": ("rms", "minmax"),
+            "normalisation": ("rms", "minmax", "guarded"),
             "empty": ("zero", "as-published"),
             "channels": ("flux", "flux+error"),
         }
@@ -137,8 +141,21 @@ def _rms(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image
 
 def _minmax(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image]:
     """Return flux scaled so that the bins with data span [-1, 1], which are constant, and half the span."""
-    low = np.where(data, flux, np.inf).min(axis=1, keepdims=True)
-    high = np.where(data, flux, -np.inf).max(axis=1, keepdims=True)
+    return _scaled(flux, flux, data)
+
+
+def _guarded(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image]:
+    """Return what `_minmax` does, scaled by the running median: no hit of less than 4 bins moves it."""
+    # Bins without data take the mean of the others, which is beyond neither end.
+    mean = (flux * data).sum(axis=1, keepdims=True) / np.maximum(data.sum(axis=1, keepdims=True), 1)
+    smooth = median_filter(np.where(data, flux, mean), size=(1, _MEDIAN_BINS), mode="nearest")
+    values, constant, unit = _scaled(flux, smooth, data)
+    return np.clip(values, -1, 1), constant, unit
+
+
+def _scaled(flux: _Image, by: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image]:
+    low = np.where(data, by, np.inf).min(axis=1, keepdims=True)
+    high = np.where(data, by, -np.inf).max(axis=1, keepdims=True)
     span = high - low
     constant = ~(span > CONSTANT * np.abs(high)) & data.any(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broadline.errors import ModelError
-from broadline.networks.architecture import Outputs, QuasarNETConfig
+from broadline.networks.architecture import Network
+from broadline.networks.vgg import ConvNetConfig
 
-__all__ = ["OnnxRuntime", "Outputs", "Precision", "Runtime", "TorchRuntime"]
+__all__ = ["OnnxRuntime", "Precision", "Runtime", "TorchRuntime"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -18,24 +20,26 @@ Precision = Literal["fp32", "bf16"]
 _CHUNK = 128
 
 _Image = NDArray[np.float32]
+#: What all heads say: `architecture.Outputs` or `vgg.Score`.
+Heads = Any
 
 
 class Runtime(Protocol):
-    """Anything that turns represented spectra into line finder output."""
+    """Anything that turns represented spectra into what a network says of them."""
 
-    def __call__(self, values: _Image) -> Outputs[_Image]:
-        """Return what the finders say, each (n, n_lines, n_boxes), for spectra (n, *config.input_shape)."""
+    def __call__(self, values: _Image) -> Heads:
+        """Return what the heads say, each (n, *config.output_shape), of spectra (n, *config.input_shape)."""
         ...
 
 
-def _by_chunk(run: Runtime, values: _Image, config: QuasarNETConfig) -> Outputs[_Image]:
-    shape = (len(values), config.n_lines, config.n_boxes)
-    filled = tuple(np.empty(shape, np.float32) for _ in config.heads)
+def _by_chunk(run: Callable[[_Image], Iterable[_Image]], values: _Image, config: Network) -> Heads:
+    filled = [np.empty((len(values), *config.output_shape), np.float32) for _ in config.heads]
     for start in range(0, len(values), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        for whole, part in zip(filled, run(values[rows]), strict=False):  # a head that is not there is None
+        for whole, part in zip(filled, run(values[rows]), strict=True):
             whole[rows] = part
-    return Outputs(*filled)
+    heads: Heads = config.outputs(*filled)
+    return heads
 
 
 class OnnxRuntime:
@@ -67,16 +71,17 @@ class OnnxRuntime:
             self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime's own exception types are private
             raise ModelError(f"it is not an ONNX model that can be run ({str(error)[:120]})") from error
-        self.config: QuasarNETConfig | None = None
+        self.config: Network | None = None
 
-    def __call__(self, values: _Image) -> Outputs[_Image]:
-        """Return what the finders say, each (n, n_lines, n_boxes), for spectra (n, *config.input_shape)."""
+    def __call__(self, values: _Image) -> Heads:
+        """Return what the heads say, each (n, *config.output_shape), of spectra (n, *config.input_shape)."""
         assert self.config is not None
         return _by_chunk(self._run, values, self.config)
 
-    def _run(self, values: _Image) -> Outputs[_Image]:
+    def _run(self, values: _Image) -> list[_Image]:
         assert self.config is not None
-        return Outputs(*self.session.run(list(self.config.heads), {"spectra": values}))
+        said: list[_Image] = self.session.run(list(self.config.heads), {"spectra": values})
+        return said
 
 
 class TorchRuntime:
@@ -84,7 +89,7 @@ class TorchRuntime:
 
     Parameters
     ----------
-    config : QuasarNETConfig
+    config : QuasarNETConfig or ConvNetConfig
     content : bytes
         Serialised ONNX model with the parameters.
     precision : {"fp32", "bf16"}
@@ -98,12 +103,13 @@ class TorchRuntime:
     """
 
     def __init__(
-        self, config: QuasarNETConfig, content: bytes, precision: Precision, threads: int | None = None
+        self, config: Network, content: bytes, precision: Precision, threads: int | None = None
     ) -> None:
         try:
             import torch
         except ImportError as error:
             raise ModelError(f"precision {precision} needs torch: pip install 'broadline[train]'") from error
+        from broadline.networks.convnet import ConvNet
         from broadline.networks.graph import parameters_of
         from broadline.networks.quasarnet import QuasarNET
 
@@ -111,16 +117,21 @@ class TorchRuntime:
             torch.set_num_threads(threads)
         self.config = config
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        network = QuasarNET.from_parameters(config, parameters_of(content)).folded()
+        parameters = parameters_of(content)
+        network: QuasarNET | ConvNet
+        if isinstance(config, ConvNetConfig):
+            network = ConvNet.from_parameters(config, parameters).folded()
+        else:
+            network = QuasarNET.from_parameters(config, parameters).folded()
         self.network = network.to(self.dtype)
 
-    def __call__(self, values: _Image) -> Outputs[_Image]:
-        """Return what the finders say, each (n, n_lines, n_boxes), for spectra (n, *config.input_shape)."""
+    def __call__(self, values: _Image) -> Heads:
+        """Return what the heads say, each (n, *config.output_shape), of spectra (n, *config.input_shape)."""
         return _by_chunk(self._run, values, self.config)
 
-    def _run(self, values: _Image) -> Outputs[_Image]:
+    def _run(self, values: _Image) -> list[_Image]:
         import torch
 
         with torch.inference_mode():
             heads = self.network(torch.from_numpy(values).to(self.dtype))
-            return Outputs(*(head.float().numpy() for head in heads if head is not None))
+            return [head.float().numpy() for head in heads if head is not None]

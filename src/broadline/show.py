@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from broadline.representation import Represented
     from broadline.spectra import Spectra
 
-__all__ = ["draw", "pick"]
+__all__ = ["apart", "draw", "flux_text", "line_text", "panel", "pick"]
 
 _TEXT = {
     "LYA": r"Ly$\alpha$",
@@ -34,7 +34,7 @@ _TEXT = {
     "BAL_CIV": "BAL",
 }
 _FOUND, _WEAK, _BAL = "#0072B2", "#999999", "#D55E00"  # colour-blind-safe (Okabe & Ito)
-_LABEL = 0.016  # room that a label takes, as a fraction of the width of the axes
+_LABEL = 1.36  # room that a label takes, in units of its size
 
 
 def pick(path: str, row: int, archive: str | None = None) -> Spectra:
@@ -67,27 +67,48 @@ def draw(spectra: Spectra, model: Model) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    represented = model.representation(spectra)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots()
+    axes.set_xlabel("observed wavelength, vacuum (Å)")
+    axes.set_ylabel(flux_text(model))
+    source = f"{spectra.ids['ARCHIVE'][0]} {spectra.ids['OBJID'][0] or Path(spectra.ids['SOURCE'][0]).name}"
+    figure.suptitle(f"{source}: {panel(axes, spectra, model)}", fontsize=10)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="upper right", bbox_to_anchor=(1, -0.07), fontsize=8, frameon=False)
+    return figure
+
+
+def panel(axes: Axes, spectra: Spectra, model: Model, fontsize: float = 8) -> str:
+    """Draw one spectrum as `draw` does, without labels of the axes; return the verdict in words.
+
+    Parameters
+    ----------
+    axes : Axes
+        Names and confidences of the lines are written above it: leave room of some 6 letters' heights.
+    spectra : Spectra
+        A batch of one.
+    model : Model
+    fontsize : float
+        Of the names of lines, in points.
+    """
+    represented = model.representation(spectra)
     edges = model.representation.grid.edges
     axes.set_xlim(float(edges[0]), float(edges[-1]))
-    axes.set_xlabel("observed wavelength, vacuum (Å)")
-    unit = "renormalised flux" if model.representation.normalisation == "rms" else "scaled flux"
-    axes.set_ylabel(unit)
-    source = f"{spectra.ids['ARCHIVE'][0]} {spectra.ids['OBJID'][0] or Path(spectra.ids['SOURCE'][0]).name}"
     flags = int(represented.flags[0])
     if flags & UNCLASSIFIED:
-        figure.suptitle(f"{source}: not classified", fontsize=10)
         reasons = [textwrap.fill(sentence, 90) for sentence in describe(flags)]
         axes.text(0.5, 0.5, "\n".join(reasons), transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
-        return figure
+        return "not classified"
     _draw_flux(axes, represented, model.representation.grid)
-    verdict = _draw_lines(axes, represented, model)
-    text = f"{source}: {verdict}, S/N {represented.sn_median[0]:.1f} per pixel"
-    figure.suptitle(f"{text}   [{model.name}, c_th = {model.rule.c_th:g}]", fontsize=10)
-    return figure
+    verdict = _draw_lines(axes, represented, model, fontsize)
+    text = f"{verdict}, S/N {represented.sn_median[0]:.1f} per pixel"
+    return f"{text}   [{model.name}, c_th = {model.rule.c_th:g}]"
+
+
+def flux_text(model: Model) -> str:
+    """Return what the flux of a model's figures is called."""
+    return "renormalised flux" if model.representation.normalisation == "rms" else "scaled flux"
 
 
 def _draw_flux(axes: Axes, represented: Represented, grid: Grid) -> None:
@@ -97,7 +118,6 @@ def _draw_flux(axes: Axes, represented: Represented, grid: Grid) -> None:
         label = "bins without data, as the network gets them"
         empty = np.where(data, np.nan, values)
         axes.step(grid.centres, empty, where="mid", color=_WEAK, linewidth=1.6, label=label)
-        axes.legend(loc="upper right", bbox_to_anchor=(1, -0.07), fontsize=8, frameon=False)
     axes.step(grid.centres, np.where(data, values, np.nan), where="mid", color="black", linewidth=0.8)
     # Whatever is two bins wide fits into the figure; a single bad bin may leave it.
     pairs = np.sort(np.lib.stride_tricks.sliding_window_view(values[data], 2), axis=1)
@@ -106,13 +126,15 @@ def _draw_flux(axes: Axes, represented: Represented, grid: Grid) -> None:
     axes.set_ylim(float(shown.min()) - 0.1 * room, float(shown.max()) + 0.2 * room)
 
 
-def _draw_lines(axes: Axes, represented: Represented, model: Model) -> str:
+def _draw_lines(axes: Axes, represented: Represented, model: Model, fontsize: float) -> str:
     """Draw each line with its confidence; return the verdict in words."""
     (c, z, _), verdict = model.judge(represented.values)
     rest = np.array([line.wavelength for line in model.lines])
     position = rest * (1 + z[0])
     left, right = axes.get_xlim()
-    places = left + (right - left) * _apart((position - left) / (right - left), _LABEL)
+    inches = axes.get_window_extent().width / axes.figure.dpi
+    gap = _LABEL * fontsize / 72 / inches
+    places = left + (right - left) * apart((position - left) / (right - left), gap)
     seen = (position > left) & (position < right)  # broad absorption may be looked for outside
     for i in np.argsort(c[0]):
         if not seen[i]:
@@ -133,25 +155,26 @@ def _draw_lines(axes: Axes, represented: Represented, model: Model) -> str:
         axes.text(
             places[i],
             1.04,
-            f"{_name(line.name)} {c[0, i]:.2f}",
+            f"{line_text(line.name)} {c[0, i]:.2f}",
             transform=axes.get_xaxis_transform(),
             rotation=90,
             ha="center",
             va="bottom",
-            fontsize=8,
+            fontsize=fontsize,
             color=color,
         )
     if not verdict.is_qso[0]:
         return "not a quasar"
     kind = "quasar, BAL" if verdict.is_bal[0] else "quasar"
-    return f"{kind}, z = {verdict.z[0]:.4f} from {_name(model.lines[verdict.best_line[0]].name)}"
+    return f"{kind}, z = {verdict.z[0]:.4f} from {line_text(model.lines[verdict.best_line[0]].name)}"
 
 
-def _name(line: str) -> str:
+def line_text(line: str) -> str:
+    """Return a line's name as figures write it."""
     return _TEXT.get(line, line)
 
 
-def _apart(x: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+def apart(x: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
     """Return `x` with crowded values moved, both ways alike, until all are `gap` apart and within [0, 1]."""
     order = np.argsort(x)
     steps = gap * np.arange(len(x))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
-from astropy.io import fits
-from astropy.table import Table
-from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.errors import UsageError
+from broadline.tables import load_tables
 from broadline.truth_layouts import (
     CLASSES,
     COLUMNS,
@@ -31,19 +26,26 @@ from broadline.truth_layouts import (
     UNKNOWN,
     Columns,
     Labels,
+    Layout,
 )
+
+if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
 
 __all__ = [
     "CLASSES",
     "FIRM",
     "GALAXY",
     "LAYOUTS",
+    "NEAR",
     "OTHER",
     "QSO",
     "STAR",
     "UNKNOWN",
+    "Positions",
     "Truth",
     "match",
+    "names_of",
     "read_truth_table",
 ]
 
@@ -54,9 +56,58 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "TARGETID": ("TARGETID",),
     "OBJID": ("OBJID",),
 }
+#: Spectra and labels this near to each other (arcsec) are of the same object.
+NEAR = 1.0
 
-_KNOWN = COLUMNS.union(*_NAMES.values())
-_TEXT = frozenset({"OBJID", "CLASS", "TRUE_CLASS"})
+# Right ascension and declination (degrees), as different tables call them.
+_PLACES = (("RA", "DEC"), ("TARGET_RA", "TARGET_DEC"), ("PLUG_RA", "PLUG_DEC"))
+# Redshifts beside the one that counts, with the names that they are reported under.
+_OTHER_Z = {name: name for name in ("Z_VI", "Z_PIPE", "Z_PCA", "Z_QN", "TRUE_Z")} | {"FIT_Z": "Z_PIPE"}
+_I_BAND = 3  # of PSFMAG, which has ugriz
+_FAINTEST = 40.0  # of magnitudes that can be meant
+
+_KNOWN = COLUMNS.union(*_NAMES.values(), *_PLACES, _OTHER_Z, {"PSFMAG"})
+_TEXT = frozenset({"OBJID", "CLASS", "TRUE_CLASS", "SPECTYPE", "DESIGNATION", "SOURCE_Z"})
+# What is taken if it is there and can be used.
+_SPARE = frozenset({"PSFMAG"}).union(*_PLACES, _OTHER_Z) - COLUMNS
+
+
+class Positions:
+    """Places on the sky that others are compared with; the search tree is built when it is first needed.
+
+    Parameters
+    ----------
+    ra, dec : ndarray of float64, shape (n,)
+        Degrees; not finite where unknown.
+    rows : ndarray of int64, shape (n,)
+        What is answered for each.
+    """
+
+    def __init__(self, ra: NDArray[np.float64], dec: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
+        known = _somewhere(ra, dec)
+        self.ra, self.dec, self.rows = ra[known], dec[known], rows[known]
+
+    @cached_property
+    def _sky(self) -> SkyCoord:
+        from astropy.coordinates import SkyCoord
+
+        return SkyCoord(self.ra, self.dec, unit="deg")
+
+    def nearest(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the row of the nearest place within `NEAR` of each position, or -1, shape (n,)."""
+        found = np.full(len(ra), -1, dtype=np.int64)
+        known = np.flatnonzero(_somewhere(ra, dec))
+        if len(known) and len(self.rows):
+            from astropy.coordinates import SkyCoord
+
+            wanted = SkyCoord(ra[known], dec[known], unit="deg")
+            index, apart, _ = wanted.match_to_catalog_sky(self._sky)
+            found[known] = np.where(apart.arcsec <= NEAR, self.rows[index], -1)
+        return found
+
+
+def _somewhere(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(ra) & (np.abs(dec) <= 90))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +120,10 @@ class Truth:
         The file it was read from.
     layout : str
         Name of its layout (`LAYOUTS`).
-    by : {"PLATE-MJD-FIBERID", "OBSID", "TARGETID", "OBJID"}
+    by : {"PLATE-MJD-FIBERID", "OBSID", "TARGETID", "OBJID", "position"}
         What spectra are named by.
     key : ndarray of int64 or str, shape (n,)
-        Their names: strictly increasing.
+        Their names: strictly increasing. Numbers without meaning if only their positions are known.
     kind : ndarray of int8, shape (n,)
         Index into `CLASSES`.
     z : ndarray of float64, shape (n,)
@@ -85,11 +136,21 @@ class Truth:
         Balnicity index of CIV (km/s); NaN where not known.
     object : ndarray of int64, shape (n,)
         The same for all spectra of an object. Negative where the table does not tell: then each spectrum
-        counts as an object of its own.
+        counts as an object of its own, with a number that follows from its name, unless that is a text.
     ancillary : ndarray of bool, shape (n,)
         Targeted by an ancillary programme.
     n_repeated : int
         Rows left out because another one for the same spectrum is as confident or more so.
+    rated : bool
+        False if the table has no confidences: then every label counts as firm.
+    simulated : bool
+        True if the file says that nothing in it was observed.
+    places : Positions, optional
+        Where the objects are, each with its most confident row.
+    magnitude : ndarray of float32, shape (n,), optional
+        In the i band (AB); NaN where not known.
+    other_z : mapping of str to ndarray of float64, shape (n,)
+        Further redshifts by name, such as Z_PCA; NaN where not known.
     """
 
     source: Path
@@ -104,9 +165,24 @@ class Truth:
     object: NDArray[np.int64]
     ancillary: NDArray[np.bool_]
     n_repeated: int = 0
+    rated: bool = True
+    simulated: bool = False
+    places: Positions | None = None
+    magnitude: NDArray[np.float32] | None = None
+    other_z: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.key)
+
+    @property
+    def knows_bal(self) -> bool:
+        """True if it has BAL tags or balnicities."""
+        return bool((self.bal_flag >= 0).any() or np.isfinite(self.balnicity).any())
+
+    @property
+    def quasars_only(self) -> bool:
+        """True if it knows nothing but quasars, so that nobody can be told wrong by it."""
+        return bool((self.kind[self.kind != UNKNOWN] == QSO).all())
 
 
 def match(truth: Truth, ids: Columns) -> NDArray[np.int64]:
@@ -116,23 +192,35 @@ def match(truth: Truth, ids: Columns) -> NDArray[np.int64]:
     ----------
     truth : Truth
     ids : mapping of str to ndarray, each of shape (n,)
-        `Spectra.ids`. Spectra that lack the columns of ``truth.by`` are not known.
+        `Spectra.ids`. Spectra are found by what the truth names them by (`Truth.by`). Those that have no such
+        name are found by RA and DEC, within `NEAR`, if both sides have positions; so are those whose OBJID,
+        which is anybody's text, is not in the truth.
     """
     n = len(next(iter(ids.values())))
-    if not len(truth) or not all(name in ids for name in _NAMES[truth.by]):
-        return np.full(n, -1, dtype=np.int64)
-    key, named = _keys(truth.by, ids)
-    row = np.minimum(np.searchsorted(truth.key, key), len(truth) - 1)
-    return np.where(named & (truth.key[row] == key), row, -1).astype(np.int64)
+    rows = np.full(n, -1, dtype=np.int64)
+    if not len(truth):
+        return rows
+    lost = np.ones(n, dtype=bool)
+    if truth.by in _NAMES and ids.keys() >= set(_NAMES[truth.by]):
+        key, named = names_of(truth.by, ids)
+        row = np.minimum(np.searchsorted(truth.key, key), len(truth) - 1)
+        found = named & (truth.key[row] == key)
+        rows[found] = row[found]
+        lost = ~(found if truth.by == "OBJID" else named)
+    if truth.places is not None and ids.keys() >= {"RA", "DEC"} and lost.any():
+        rows[lost] = truth.places.nearest(ids["RA"][lost], ids["DEC"][lost])
+    return rows
 
 
-def read_truth_table(path: Path) -> Truth:
+def read_truth_table(path: Path, *, inspected: bool = False) -> Truth:
     """Return what a table knows of spectra; its columns tell which layout it has.
 
     Parameters
     ----------
     path : Path
         FITS (also gzipped), Parquet, ECSV or CSV.
+    inspected : bool
+        Of a simulated survey, what its inspector said, as a superset has it, and not what is true.
 
     Raises
     ------
@@ -145,29 +233,58 @@ def read_truth_table(path: Path) -> Truth:
     Of several rows for one spectrum the most confident is kept, and of equals the first. Names of DESI
     targets do not tell visits apart: all visits get what was said of the best.
     """
-    tables = _load(path)
-    for columns in tables:
-        for layout in LAYOUTS:
-            if layout.needs <= columns.keys():
-                return _sorted(path, layout.name, columns, layout.labels(path, columns))
-    wanted = "; ".join(f"{layout.name}: {', '.join(sorted(layout.needs))}" for layout in LAYOUTS)
+    layouts = [layout for layout in LAYOUTS if not (inspected and layout.name == "simulated")]
+    for table in load_tables(path, "truth table", _choose, _TEXT, _SPARE):
+        for layout in layouts:
+            if layout.needs <= table.columns.keys():
+                columns = layout.rows(table.columns)
+                simulated = "TRUE_CLASS" in columns or "simulated" in table.meta
+                return _sorted(path, layout, columns, layout.labels(path, columns), simulated)
+    wanted = "; ".join(f"{layout.name}: {', '.join(sorted(layout.needs))}" for layout in layouts)
     raise UsageError(f"{path} is no truth table that broadline knows, by its columns ({wanted})")
 
 
 # ---- keys
 
 
-def _keys(by: str, columns: Columns) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return the key of each row, and which rows have one."""
+def names_of(by: str, columns: Columns) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the key of each row, and which rows have one, shape (n,).
+
+    Parameters
+    ----------
+    by : str
+        As `Truth.by`; its columns must be there.
+    columns : mapping of str to ndarray, each of shape (n,)
+    """
+    if by == "position":
+        place = _place(columns)
+        assert place is not None
+        return np.arange(len(place[0])), _somewhere(*place)
     if by == "OBJID":
         text = columns[by].astype(str)
         return text, text != ""
     if by != "PLATE-MJD-FIBERID":
-        number = columns[by].astype(np.int64)
+        number = _finite(columns[by]).astype(np.int64)
         return number, number != -1
-    plate, mjd, fiber = (columns[name].astype(np.int64) for name in _NAMES[by])
+    plate, mjd, fiber = (_finite(columns[name]).astype(np.int64) for name in _NAMES[by])
     named = (plate > 0) & (plate < 10**6) & (mjd > 0) & (mjd < 10**5) & (fiber >= 0) & (fiber < 10**4)
     return np.where(named, (plate * 10**5 + mjd) * 10**4 + fiber, -1), named
+
+
+def _place(columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    for ra, dec in _PLACES:
+        if columns.keys() >= {ra, dec}:
+            return columns[ra].astype(np.float64), columns[dec].astype(np.float64)
+    return None
+
+
+def _named_by(path: Path, columns: Columns) -> str:
+    for name, parts in _NAMES.items():
+        if columns.keys() >= set(parts):
+            return name
+    if _place(columns) is None:
+        raise UsageError(f"{path} names no spectra: it needs {' or '.join(_NAMES)} as columns, or RA and DEC")
+    return "position"
 
 
 def _written(by: str, key: Any) -> str:
@@ -179,30 +296,32 @@ def _written(by: str, key: Any) -> str:
     return f"{plate}-{mjd}-{fiber:04d}"
 
 
-def _sorted(path: Path, layout: str, columns: Columns, labels: Labels) -> Truth:
+def _sorted(path: Path, layout: Layout, columns: Columns, labels: Labels, simulated: bool) -> Truth:
     """Return the truth sorted by key, one row a spectrum."""
-    by = next((name for name, parts in _NAMES.items() if columns.keys() >= set(parts)), None)
-    if by is None:
-        raise UsageError(f"{path} names no spectra: it needs {' or '.join(_NAMES)} as columns")
-    key, named = _keys(by, columns)
+    by = _named_by(path, columns)
+    key, named = names_of(by, columns)
     kind = labels.kind.astype(np.int8)
-    confidence = np.where(kind == UNKNOWN, 0, np.clip(_finite(labels.confidence), 0, FIRM)).astype(np.int8)
+    rated = np.full(len(kind), FIRM) if labels.confidence is None else labels.confidence
+    confidence = np.where(kind == UNKNOWN, 0, np.clip(_finite(rated), 0, FIRM)).astype(np.int8)
     order = np.lexsort((np.arange(len(key)), -confidence, key))
     order = order[named[order]]
     if not len(order):
         raise UsageError(f"{path} names no spectra: {by} is empty in all rows")
     key, kind, confidence = key[order], kind[order], confidence[order]
-    z = labels.z.astype(np.float64)[order]
-    z = np.where(np.isfinite(z) & (z > -1), z, np.nan)
+    z = _redshift(labels.z)[order]
     first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     _refuse_contradictions(path, by, key, kind, z, confidence, first)
     rows = order[first]
     thing = _finite(labels.object)[rows].astype(np.int64)
     if by == "TARGETID":
         thing = np.where(thing > 0, thing, key[first])
+    # Numbers that follow from names are the same in every table of the same spectra, and so are splits.
+    alone = np.arange(len(rows)) if by == "OBJID" else key[first]
+    thing = np.where((thing > 0) | (by == "TARGETID"), thing, -2 - alone)
+    place = _place(columns)
     return Truth(
         path,
-        layout,
+        layout.name,
         by,
         key[first],
         kind[first],
@@ -210,10 +329,44 @@ def _sorted(path: Path, layout: str, columns: Columns, labels: Labels) -> Truth:
         confidence[first],
         _finite(labels.bal_flag)[rows].clip(-1, 1).astype(np.int8),
         labels.balnicity[rows].astype(np.float32),
-        np.where(thing > 0, thing, -1 - np.arange(len(rows))),
+        thing,
         np.asarray(labels.ancillary, dtype=bool)[rows],
         n_repeated=len(order) - len(first),
+        rated=labels.confidence is not None,
+        simulated=simulated,
+        places=None if place is None else _places(place[0][rows], place[1][rows], thing, confidence[first]),
+        magnitude=_magnitude(columns["PSFMAG"][rows]) if "PSFMAG" in columns else None,
+        other_z={
+            said: _redshift(columns[name][rows])
+            for name, said in _OTHER_Z.items()
+            if name in columns and name != layout.z
+        },
     )
+
+
+def _places(
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    thing: NDArray[np.int64],
+    confidence: NDArray[np.int8],
+) -> Positions:
+    """Return where the objects are; of several spectra of an object, the most confident stands there."""
+    order = np.lexsort((-confidence, thing))
+    best = order[np.append(True, thing[order][1:] != thing[order][:-1])]
+    return Positions(ra[best], dec[best], best)
+
+
+def _redshift(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return redshifts, of the best of several fits, with NaN for what cannot be one."""
+    z = (values if values.ndim == 1 else values[:, 0]).astype(np.float64)
+    return np.where(np.isfinite(z) & (z > -1), z, np.nan)
+
+
+def _magnitude(values: NDArray[Any]) -> NDArray[np.float32] | None:
+    if values.ndim != 2 or values.shape[1] <= _I_BAND:
+        return None
+    i = values[:, _I_BAND].astype(np.float32)
+    return np.where((i > 0) & (i < _FAINTEST), i, np.float32(np.nan))
 
 
 def _finite(values: NDArray[Any]) -> NDArray[Any]:
@@ -242,75 +395,5 @@ def _refuse_contradictions(
         )
 
 
-# ---- files
-
-
-def _load(path: Path) -> list[dict[str, NDArray[Any]]]:
-    """Return the known columns of each table of a file, by upper-case name."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(16)
-        if start[:9] == b"SIMPLE  =" or start[:2] == b"\x1f\x8b":
-            return _load_fits(path)
-        if start[:4] == b"PAR1":
-            file = pq.ParquetFile(path)
-            return [_from_arrow(file.read([name for name in file.schema_arrow.names if _known(name)]))]
-        if start[:7] == b"# %ECSV":
-            return [_from_astropy(Table.read(path, format="ascii.ecsv"))]
-        return [_from_arrow(_read_csv(path))]
-    except OSError as error:
-        raise UsageError(f"cannot read the truth table {path}: {error.strerror or error}") from error
-    except (pa.ArrowException, ValueError, TypeError, KeyError, EOFError) as error:
-        said = " ".join(str(error).split())
-        raise UsageError(f"{path} cannot be read as a truth table ({said}); fetch it again") from error
-
-
-def _known(name: str) -> bool:
-    return name.upper() in _KNOWN
-
-
-def _read_csv(path: Path) -> pa.Table:
-    with pa_csv.open_csv(path) as reader:
-        wanted = [name for name in reader.schema.names if _known(name)]
-    text = {name: pa.string() for name in wanted if name.upper() in _TEXT}
-    options = pa_csv.ConvertOptions(include_columns=wanted, column_types=text)
-    return pa_csv.read_csv(path, convert_options=options)
-
-
-def _load_fits(path: Path) -> list[dict[str, NDArray[Any]]]:
-    """Return the columns of each binary table; others are never copied, as superset catalogues are large."""
-    tables = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with fits.open(path, memmap=True) as hdus:
-            for hdu in hdus:
-                if isinstance(hdu, fits.BinTableHDU):
-                    names = [name for name in hdu.columns.names if _known(name)]
-                    tables.append({name.upper(): _native(name, hdu.data[name]) for name in names})
-    return tables
-
-
-def _from_astropy(table: Table) -> dict[str, NDArray[Any]]:
-    names = [name for name in table.colnames if _known(name)]
-    return {name.upper(): _native(name, table[name]) for name in names}
-
-
-def _from_arrow(table: pa.Table) -> dict[str, NDArray[Any]]:
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        filled = column.cast(pa.string()).fill_null("") if name.upper() in _TEXT else column
-        columns[name.upper()] = _native(name, filled.to_numpy(zero_copy_only=False))
-    return columns
-
-
-def _native(name: str, column: Any) -> NDArray[Any]:
-    """Return a column as text, or as numbers in native byte order with NaN where a value is missing."""
-    values = np.ma.MaskedArray(column)
-    if name.upper() in _TEXT:
-        text = np.where(np.ma.getmaskarray(values), "", np.asarray(values.data).astype(str))
-        return np.asarray(np.strings.strip(text))
-    if values.dtype.kind not in "iufb":
-        raise ValueError(f"column {name} does not hold numbers")
-    if np.ma.is_masked(values):
-        return np.where(values.mask, np.nan, values.data)
-    return np.asarray(values.data).astype(values.dtype.newbyteorder("="))
+def _choose(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.upper() in _KNOWN]

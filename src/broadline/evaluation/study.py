@@ -27,11 +27,16 @@ class Baseline:
     sample : Sample
         Row by row that of the study, with the classifier's verdicts; confidences only if it has any.
     inspected : Share, optional
-        Spectra that it sends to an expert, who is taken to be right; None if it knows no inspection.
+        Spectra that it sends to an expert, who is taken to be right, of those it knows; None if it knows no
+        inspection.
+    n_unknown : int
+        Spectra of the study that it says nothing of. They count as not called quasar: quasars among them are
+        missed.
     """
 
     sample: Sample
     inspected: Share | None = None
+    n_unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Counts:
         In the study as not called quasar: the catalogue has no result for them.
     n_unseen : int
         Spectra of the truth that are in no catalogue.
+    n_repeated : int
+        Not in the study: the same catalogue has the spectrum already, with the same verdict.
     """
 
     n_rows: int
@@ -60,6 +67,7 @@ class Counts:
     n_learnt: int = 0
     n_unclassified: int = 0
     n_unseen: int = 0
+    n_repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,6 +85,8 @@ class Study:
     source : ndarray of str, row : ndarray of int64, shape (n,)
         The file that holds it, and its row there.
     counts : Counts
+    ids : mapping of str to ndarray, shape (n,)
+        What spectra are named by, those columns that all catalogues have.
     rule : Rule
         By which quasars and BALs were called.
     baselines : mapping of str to Baseline
@@ -106,6 +116,7 @@ class Study:
     simulated: bool
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     other_z: Mapping[str, Floats] = field(default_factory=dict)
+    ids: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     boxes: tuple[Grid, int] | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
@@ -114,6 +125,12 @@ class Study:
     def n_splits(self) -> int:
         """Number of catalogues."""
         return int(self.split.max(initial=-1)) + 1
+
+    @property
+    def quasars_only(self) -> bool:
+        """True if all that is scored are quasars: no purity, as nothing else could be mistaken for one."""
+        scored = self.sample.truth[self.sample.firm]
+        return len(scored) > 0 and bool((scored == "QSO").all())
 
     def parts(self) -> list[Sample]:
         """Return the sample of each catalogue."""

@@ -1,15 +1,25 @@
-"""What QuasarNET is made of, as plain data: layers, sizes, activations, and the shapes of its parameters."""
+"""What networks are made of, as plain data: layers, sizes, activations, and shapes of parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Convolution", "Outputs", "Parameters", "QuasarNETConfig", "check_parameters"]
+from broadline.networks.vgg import ConvNetConfig
+
+__all__ = [
+    "Convolution",
+    "Network",
+    "Outputs",
+    "Parameters",
+    "QuasarNETConfig",
+    "check_parameters",
+    "network_from_dict",
+]
 
 _Array = TypeVar("_Array")
 
@@ -119,9 +129,27 @@ class QuasarNETConfig:
         return (self.n_pixels,) if self.channels == 1 else (self.channels, self.n_pixels)
 
     @property
+    def output_shape(self) -> tuple[int, int]:
+        """Shape of what a head says of one spectrum."""
+        return (self.n_lines, self.n_boxes)
+
+    @property
+    def outputs(self) -> type[Outputs[Any]]:
+        """What holds the heads."""
+        return Outputs
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads, the fields of `Outputs` that the network fills, in order."""
         return Outputs._fields if self.sigma else Outputs._fields[:2]
+
+    def describe(self) -> str:
+        """Return the network in words."""
+        return (
+            f"convolutions of {[layer.filters for layer in self.convolutions]} filters, "
+            f"{self.hidden} hidden units ({self.hidden_activation}), {self.n_boxes} boxes, "
+            f"offsets in {self.offset_range}"
+        )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name, in the order of computation."""
@@ -162,11 +190,35 @@ class QuasarNETConfig:
         return cls(convolutions=convolutions, offset_range=tuple(fields["offset_range"]), **rest)
 
 
+#: The architectures there are.
+Network = QuasarNETConfig | ConvNetConfig
+
+
+def network_from_dict(fields: dict[str, Any]) -> Network:
+    """Return the network that the `to_dict` of its architecture described.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If a field is missing, unknown or impossible.
+    """
+    kind = fields.get("kind", "quasarnet")
+    if kind == "convnet":
+        return ConvNetConfig.from_dict(fields)
+    if kind != "quasarnet":
+        raise ValueError(f"network {kind!r} is not known to this version of broadline")
+    return QuasarNETConfig.from_dict(fields)
+
+
 def _norm_shapes(name: str, n: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.{part}": (n,) for part in ("weight", "bias", "running_mean", "running_var")}
 
 
-def check_parameters(config: QuasarNETConfig, parameters: Parameters) -> None:
+class _Shaped(Protocol):
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+
+def check_parameters(config: _Shaped, parameters: Parameters) -> None:
     """Raise ValueError unless `parameters` has exactly the names and shapes of `config`, all finite."""
     shapes = config.shapes()
     if set(parameters) != set(shapes):

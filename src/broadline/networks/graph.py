@@ -1,4 +1,4 @@
-"""QuasarNET as an ONNX graph: parameters in, bytes out, and back."""
+"""Networks as ONNX graphs: parameters in, bytes out, and back."""
 
 from __future__ import annotations
 
@@ -10,26 +10,38 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from broadline.networks.architecture import Outputs, Parameters, QuasarNETConfig, check_parameters
+from broadline.networks.architecture import Network, Outputs, Parameters, QuasarNETConfig, check_parameters
+from broadline.networks.vgg import ConvNetConfig, Score
 
-__all__ = ["CONFIDENCE", "INPUT", "LOG_SIGMA", "OFFSET", "build", "parameters_of"]
+__all__ = [
+    "CONFIDENCE",
+    "INPUT",
+    "LOG_SIGMA",
+    "OFFSET",
+    "PROBABILITY",
+    "build",
+    "parameters_of",
+]
+
 
 INPUT = "spectra"
 CONFIDENCE, OFFSET, LOG_SIGMA = Outputs._fields
+(PROBABILITY,) = Score._fields
 _OPSET = 17
 
 
-def build(config: QuasarNETConfig, parameters: Parameters, metadata: Mapping[str, str]) -> bytes:
-    """Return the serialised ONNX model of a QuasarNET.
+def build(config: Network, parameters: Parameters, metadata: Mapping[str, str]) -> bytes:
+    """Return the serialised ONNX model of a network.
 
-    Input ``spectra`` (n, n_pixels), or (n, channels, n_pixels) for more channels than one; outputs
-    ``confidence`` and ``offset`` (n, n_lines, n_boxes), sigmoids and the offset range applied, and
-    ``log_sigma`` of the same shape where the network has it. Parameters keep their names and are not folded,
-    so that training can go on from the file; the runtime folds batch normalisation when it loads it.
+    Input ``spectra`` (n, n_pixels), or (n, channels, n_pixels) for more channels than one. Outputs of a
+    QuasarNET are ``confidence`` and ``offset`` (n, n_lines, n_boxes), sigmoids and the offset range applied,
+    and ``log_sigma`` of the same shape where the network has it; of a ConvNet ``probability`` (n,).
+    Parameters keep their names and are not folded, so that training can go on from the file; the runtime
+    folds batch normalisation when it loads it.
 
     Parameters
     ----------
-    config : QuasarNETConfig
+    config : QuasarNETConfig or ConvNetConfig
     parameters : mapping of str to ndarray of float32
     metadata : mapping of str to str
         Stored in the model's metadata_props.
@@ -43,6 +55,33 @@ def build(config: QuasarNETConfig, parameters: Parameters, metadata: Mapping[str
     graph = _Graph()
     for name, value in parameters.items():
         graph.constant(name, np.asarray(value, dtype=np.float32))
+    if isinstance(config, ConvNetConfig):
+        _convnet(graph, config)
+    else:
+        _quasarnet(graph, config)
+    return graph.serialise(config, metadata)
+
+
+def _convnet(graph: _Graph, config: ConvNetConfig) -> None:
+    x = graph.reshape(INPUT, (-1, 1, 1, config.n_pixels))
+    convolution = 0
+    for n in config.stages:
+        for _ in range(n):
+            name = f"convolutions.{convolution}"
+            x = graph.node(
+                "Conv", [x, f"{name}.weight", f"{name}.bias"], kernel_shape=[1, 3], pads=[0, 1, 0, 1]
+            )
+            x, convolution = graph.node("Relu", [x]), convolution + 1
+        x = graph.node("MaxPool", [x], kernel_shape=[1, 2], strides=[1, 2])
+    x = graph.node("Flatten", [x], axis=1)
+    for i in range(len(config.hidden)):
+        x = graph.node("Gemm", [x, f"hidden.{i}.weight", f"hidden.{i}.bias"], transB=1)
+        x = graph.node("Relu", [x])
+    x = graph.node("Sigmoid", [graph.node("Gemm", [x, "score.weight", "score.bias"], transB=1)])
+    graph.reshape(x, (-1,), PROBABILITY)
+
+
+def _quasarnet(graph: _Graph, config: QuasarNETConfig) -> None:
     # A convolution of height 1 over an image: the layout that runtimes have fast kernels for.
     x = graph.reshape(INPUT, (-1, config.channels, 1, config.n_pixels))
     for i, layer in enumerate(config.convolutions):
@@ -75,7 +114,6 @@ def build(config: QuasarNETConfig, parameters: Parameters, metadata: Mapping[str
     if config.sigma:
         log_sigma = graph.node("Gemm", [x, "log_sigma.weight", "log_sigma.bias"], transB=1)
         graph.reshape(log_sigma, shape, LOG_SIGMA)
-    return graph.serialise(config, metadata)
 
 
 def parameters_of(content: bytes) -> dict[str, NDArray[np.float32]]:
@@ -108,13 +146,14 @@ class _Graph:
         parts = [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         return self.node("BatchNormalization", [x, *parts], epsilon=epsilon)
 
-    def serialise(self, config: QuasarNETConfig, metadata: Mapping[str, str]) -> bytes:
+    def serialise(self, config: Network, metadata: Mapping[str, str]) -> bytes:
         def value(name: str, *shape: int) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
 
-        heads = [value(name, config.n_lines, config.n_boxes) for name in config.heads]
+        heads = [value(name, *config.output_shape) for name in config.heads]
+        kind = "convnet" if isinstance(config, ConvNetConfig) else "quasarnet"
         graph = helper.make_graph(
-            self.nodes, "quasarnet", [value(INPUT, *config.input_shape)], heads, self.constants
+            self.nodes, kind, [value(INPUT, *config.input_shape)], heads, self.constants
         )
         model = helper.make_model(
             graph, producer_name="broadline", opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,23 +257,28 @@ def normalised(seen: Exposed, values: NDArray[np.float32], error: NDArray[np.flo
     error *= rms[:, None]
 
 
-class Stream(Iterator[Batch]):
+T = TypeVar("T")
+#: What waits: batches, each in a tuple of its own; at the end None, or what went wrong.
+_Queue = queue.Queue[tuple[T] | BaseException | None]
+
+
+class Stream(Iterator[T], Generic[T]):
     """Batches prepared ahead, in a thread: most of the work is numpy's, which lets others run meanwhile.
 
     Used as a context manager it ends its thread. An error of the source is raised where its batch was due.
 
     Parameters
     ----------
-    source : iterator of Batch
-        From `batches`; used in the thread alone.
+    source : iterator
+        Such as `batches`; used in the thread alone.
     ahead : int
         So many batches may wait, >= 1.
     """
 
-    def __init__(self, source: Iterator[Batch], ahead: int = 4) -> None:
+    def __init__(self, source: Iterator[T], ahead: int = 4) -> None:
         if ahead < 1:
             raise ValueError(f"at least one batch must be prepared ahead, not {ahead}")
-        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
+        self._queue: _Queue[T] = queue.Queue(ahead)
         self._stop = threading.Event()
         # The thread knows the queue but not this object, so that it ends when nobody holds the stream.
         weakref.finalize(self, self._stop.set)
@@ -282,12 +287,12 @@ class Stream(Iterator[Batch]):
         )
         self._thread.start()
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> T:
         if self._stop.is_set():
             raise StopIteration
         item = self._queue.get()
-        if isinstance(item, Batch):
-            return item
+        if isinstance(item, tuple):
+            return item[0]
         self._stop.set()
         if item is None:
             raise StopIteration
@@ -298,30 +303,24 @@ class Stream(Iterator[Batch]):
         self._stop.set()
         self._thread.join()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _prepare(
-    source: Iterator[Batch], ready: queue.Queue[Batch | BaseException | None], stop: threading.Event
-) -> None:
+def _prepare(source: Iterator[T], ready: _Queue[T], stop: threading.Event) -> None:
     try:
         for item in source:
-            if not _hand_over(item, ready, stop):
+            if not _hand_over((item,), ready, stop):
                 return
         _hand_over(None, ready, stop)
     except BaseException as error:  # whatever it is, the reader must hear of it, or would wait for ever
         _hand_over(error, ready, stop)
 
 
-def _hand_over(
-    item: Batch | BaseException | None,
-    ready: queue.Queue[Batch | BaseException | None],
-    stop: threading.Event,
-) -> bool:
+def _hand_over(item: tuple[T] | BaseException | None, ready: _Queue[T], stop: threading.Event) -> bool:
     """Wait for room in the queue; return False if the reader has gone."""
     while not stop.is_set():
         try:

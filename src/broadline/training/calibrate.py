@@ -157,9 +157,9 @@ def deflated(model: Model) -> Model:
     What the loss adds to their logits (`objective.inflation`) is taken off the biases.
     """
     parameters = dict(parameters_of(model.content))
-    shape = (model.recipe.network.n_lines, model.recipe.network.n_boxes)
+    shape = (model.recipe.finders.n_lines, model.recipe.finders.n_boxes)
     bias = parameters["confidence.bias"].reshape(shape).copy()
-    bias[[not line.bal for line in model.lines]] -= np.float32(inflation(model.recipe.network))
+    bias[[not line.bal for line in model.lines]] -= np.float32(inflation(model.recipe.finders))
     parameters["confidence.bias"] = bias.reshape(-1)
     return Model(serialise(model.recipe, parameters))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -68,6 +68,7 @@ COLUMNS = pa.schema(
 FORMAT, MANIFEST = 1, "manifest.json"
 
 _CHUNK, _WINDOW = 256, 256  # rows read as one; such chunks shuffled as one: 58 MB for 443 pixels
+_AHEAD = 8  # batches: half a second of training on two cores, enough to read a window
 #: How firm a label of confidence 0 to 3 is: what is in doubt counts less than half, so that none is scored.
 _FIRM = np.array([0.0, 0.2, 0.4, 1.0])
 
@@ -250,32 +251,56 @@ class PreparedSet:
         part.rows, part.seed = rows, self.seed if seed is None else seed
         return part
 
-    def epoch(self, number: int) -> Iterator[Examples]:
+    def epoch(self, number: int) -> Generator[Examples, None, None]:
         """Yield whole batches in an order decided by seed and number; a rest of less is left out.
 
-        Runs of 256 rows are drawn at random, and 256 such runs are shuffled as one.
+        They are read and put together ahead, in a thread.
 
         Raises
         ------
         UsageError
             If there are only quasars to learn from, or none.
         """
-        if problem := one_sided(self.columns["CLASS"][self.rows] == QSO):
-            raise UsageError(f"the {len(self):,} spectra of {self.folder} to learn from hold {problem}")
-        rng = np.random.Generator(np.random.SFC64([self.seed, number]))
+        from broadline.simulation.stream import Stream
+
+        with Stream(self._batches(number), _AHEAD) as stream:
+            yield from stream
+
+    def _batches(self, number: int) -> Iterator[Examples]:
         batch = self.preset.batch
-        chunks = np.array_split(self.rows, np.arange(_CHUNK, len(self.rows), _CHUNK))
-        order = rng.permutation(len(chunks))
         rows, values = self.rows[:0], self._read(self.rows[:0])
-        for start in range(0, len(order), _WINDOW):
-            new = np.concatenate([chunks[i] for i in order[start : start + _WINDOW]])
+        for new, mixed in self._windows(number):
             rows, values = np.append(rows, new), self._read(new, values)
-            mixed = rng.permutation(len(rows))
             whole = len(rows) // batch * batch
             for i in range(0, whole, batch):
                 take = mixed[i : i + batch]
                 yield self._examples(rows[take], values[take])
             rows, values = rows[mixed[whole:]], values[mixed[whole:]]
+
+    def order(self, number: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each batch of `epoch`."""
+        rows = self.rows[:0]
+        for new, mixed in self._windows(number):
+            rows = np.append(rows, new)[mixed]
+            whole = len(rows) // self.preset.batch * self.preset.batch
+            yield from rows[:whole].reshape(-1, self.preset.batch)
+            rows = rows[whole:]
+
+    def _windows(self, number: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield rows to be read next, and in which order they and those left from before make batches.
+
+        Runs of 256 rows are drawn at random, and 256 such runs are shuffled as one.
+        """
+        if problem := one_sided(self.columns["CLASS"][self.rows] == QSO):
+            raise UsageError(f"the {len(self):,} spectra of {self.folder} to learn from hold {problem}")
+        rng = np.random.Generator(np.random.SFC64([self.seed, number]))
+        chunks = np.array_split(self.rows, np.arange(_CHUNK, len(self.rows), _CHUNK))
+        order, left = rng.permutation(len(chunks)), 0
+        for start in range(0, len(order), _WINDOW):
+            new = np.concatenate([chunks[i] for i in order[start : start + _WINDOW]])
+            mixed = rng.permutation(left + len(new))
+            yield new, mixed
+            left = len(mixed) % self.preset.batch
 
     def ordered(self) -> Iterator[Examples]:
         """Yield all spectra in the order of their rows, for validation; the last batch may be small."""
@@ -325,7 +350,7 @@ class PreparedSet:
         from broadline.training.simulated import Examples
 
         quasar, z, firm, bal = self._truth(rows)
-        x = torch.from_numpy(values).float()
+        x = torch.from_numpy(values.astype(np.float32))  # torch would start threads for it
         return Examples(x, self._targets(rows), np.where(quasar, z, np.nan), firm, bal, rows)
 
     def _truth(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:

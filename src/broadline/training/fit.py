@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import lightning_fabric
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from broadline.decision import CONFLICT_KMS, Rule, velocity
+from broadline.decision import Rule
 from broadline.errors import UsageError
-from broadline.finders import decode
-from broadline.grid import Grid
 from broadline.lines import QUASARNET_LINES
 from broadline.model import save_model
-from broadline.networks.architecture import Outputs
-from broadline.networks.quasarnet import QuasarNET
 from broadline.recipe import Recipe
-from broadline.training.objective import Counts, Targets, equation_1, inflation, likelihood
-from broadline.training.prepare import write_aside
+from broadline.training.checkpoint import load_checkpoint, save_checkpoint
+from broadline.training.logs import Log
+from broadline.training.objective import Counts, inflation
 from broadline.training.presets import Preset
+from broadline.training.resident import resident
 from broadline.training.simulated import Examples
+from broadline.training.step import Learner
+from broadline.training.validation import validate
 
-__all__ = ["SCORES", "Progress", "TrainingData", "best_scores", "fit", "validate"]
+__all__ = ["Progress", "TrainingData", "fit"]
 
-_CHECKPOINT, _LOG = "checkpoint.pt", "log.csv"
-#: Names of what `validate` returns. others_called: of stars and galaxies; catastrophic: of quasars.
-SCORES = ("loss", "purity", "completeness", "others_called", "catastrophic", "std", "nmad")
-_WARM_UP = 0.03  # of all steps
-_LOWEST = 0.01  # of the learning rate, at the end
 _INTACT = "the checkpoint of the epoch before is intact"
+_LOOK = 64  # steps on a GPU between two looks at the loss, each of which makes it wait
 
 
 class TrainingData(Protocol):
@@ -48,19 +42,38 @@ class TrainingData(Protocol):
         ...
 
     def epoch(self, number: int) -> Iterator[Examples]:
-        """Yield the batches of an epoch, the same for the same number."""
+        """Yield the batches of an epoch, the same for the same number. A generator is closed at the end."""
+        ...
+
+    def names(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return what some spectra are called, given their `Examples.ids`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands: after each step, and with the scores of validation after each epoch."""
+    """Where a run stands: after steps, and with the scores of validation after each epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        From 0.
+    step, n_steps : int
+        Steps done, and of the whole run.
+    loss : float
+        Mean over this epoch so far.
+    scores : dict of str to float, optional
+        See `validation.validate`.
+    stopped : bool
+        Validation no longer improves, and no more epochs follow.
+    """
 
     epoch: int
     step: int
     n_steps: int
     loss: float
     scores: dict[str, float] | None = None
+    stopped: bool = False
 
 
 def fit(
@@ -70,6 +83,7 @@ def fit(
     folder: Path,
     *,
     epochs: int | None = None,
+    patience: int | None = None,
     seed: int = 0,
     precision: str = "bf16",
     counts: Counts | None = None,
@@ -86,9 +100,13 @@ def fit(
     validation : sequence of Examples
         The best epoch is the one of least loss on these.
     folder : Path
-        Gets ``model.onnx`` (the best epoch), ``last.onnx``, ``log.csv`` and ``checkpoint.pt``.
+        Gets ``model.onnx`` (the best epoch), ``last.onnx``, ``log.csv`` and ``checkpoint.pt``, and
+        TensorBoard's event files where that is installed.
     epochs : int, optional
         Instead of the preset's.
+    patience : int, optional
+        Stop after so many epochs, at least 1, without a smaller loss on validation; never if not given. It
+        may be another when the run goes on.
     seed : int
     precision : {"bf16", "fp32"}
     counts : Counts, optional
@@ -98,36 +116,75 @@ def fit(
     card : dict of str to str, optional
         Goes into the model file.
     on_step : callable, optional
-        Told of each step.
+        Told of each step, on a GPU of each 64th.
 
     Raises
     ------
     UsageError
         If there is less than a batch of data, the folder holds a checkpoint of another run or a damaged one,
         or cannot be written, or the loss is not finite. Checkpoints stay as they are.
+
+    Warns
+    -----
+    UserWarning
+        If the network cannot be compiled, which makes training slower.
     """
     run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, card or {})
     if fingerprint:
         run.request["fingerprint"] = fingerprint
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for epoch in range(run.resume(), run.epochs):
-            loss = run.train(epoch, on_step)
-            grid = preset.representation.grid
-            scores = validate(run.averaged, validation, run.loss, grid, run.inflation)
-            if not math.isfinite(scores["loss"]):
-                raise UsageError(
-                    f"the loss on validation is {scores['loss']} after epoch {epoch}; {_INTACT}: use a lower "
-                    "learning rate"
-                )
-            run.finish_epoch(epoch, loss, scores)
-            if on_step:
-                on_step(Progress(epoch, run.step, run.n_steps, loss, scores))
+        run.resume()
+        with Log(folder) as log:
+            while run.goes_on(patience):
+                loss = run.train(on_step)
+                scores = run.validate(validation)
+                run.finish_epoch(log, loss, scores)
+                if on_step:
+                    stopped = run.epoch < run.epochs and not run.goes_on(patience)
+                    on_step(run.progress(run.epoch - 1, loss, scores, stopped))
     except OSError as error:
         raise UsageError(
             f"cannot write into {folder}: {error}; the last checkpoint is intact, start again to go on"
         ) from error
     return folder / "model.onnx"
+
+
+class _Losses:
+    """The losses of an epoch, looked at several at a time.
+
+    Attributes
+    ----------
+    total, n : float, int
+        Sum and number of those that were looked at.
+    batches : list of Examples
+        Whose losses wait.
+    """
+
+    def __init__(self, at_once: int, device: torch.device) -> None:
+        self.total, self.n = 0.0, 0
+        self.batches: list[Examples] = []
+        self._waiting = torch.zeros(at_once, device=device)
+
+    def add(self, loss: Tensor, batch: Examples) -> bool:
+        """Keep a loss; return True when it is time to look."""
+        self._waiting[len(self.batches)] = loss
+        self.batches.append(batch)
+        return len(self.batches) == len(self._waiting)
+
+    def look(self) -> tuple[int, float] | None:
+        """Add up what waits; return number and loss of the first that is not finite, if there is one."""
+        values = self._waiting[: len(self.batches)].tolist()
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                return i, value
+            self.total, self.n = self.total + value, self.n + 1
+        self.batches.clear()
+        return None
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.n, 1)
 
 
 class _Run:
@@ -144,8 +201,7 @@ class _Run:
         counts: Counts | None,
         card: dict[str, str],
     ) -> None:
-        self.preset, self.data, self.folder, self.epochs = preset, data, folder, epochs
-        self.card = card
+        self.preset, self.folder, self.epochs, self.card = preset, folder, epochs, card
         self.n_steps = epochs * (len(data) // preset.batch)
         if not self.n_steps:
             raise UsageError(f"{len(data)} spectra are less than a batch of {preset.batch}: give more")
@@ -156,212 +212,89 @@ class _Run:
             "precision": precision,
             "n_spectra": len(data),
         }
-        self.fabric = lightning_fabric.Fabric(
-            accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
-        )
-        device = self.fabric.device
-        self.counts = counts and Counts(
-            counts.positives.to(device), counts.negatives.to(device), counts.n_spectra
-        )
-        torch.manual_seed(seed)
-        self.network = QuasarNET(preset.network).to(device)
-        self.averaged = self.network
-        if preset.averaging:
-            self.averaged = QuasarNET(preset.network).to(device)
-            self.averaged.load_state_dict(self.network.state_dict())
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), preset.rate, weight_decay=preset.weight_decay, amsgrad=preset.amsgrad
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
-        self.forward = torch.compile(self.network.logits)
-        # Networks with errors are deflated when they are calibrated: they are scored as they will be used.
-        self.inflation = inflation(preset.network) if preset.network.sigma else 0.0
-        self.step, self.best = 0, math.inf
+        self.learner = Learner(preset, self.n_steps, seed, precision, counts)
+        self.data = resident(data, self.learner.device) if self.learner.gpu else data
+        self.epoch, self.best, self.stale = 0, math.inf, 0
 
-    def _rate(self, step: int) -> float:
-        if self.preset.schedule == "constant":
-            return 1.0
-        warm = max(1, round(_WARM_UP * self.n_steps))
-        if step < warm:
-            return (step + 1) / warm
-        share = min(1.0, (step - warm) / max(1, self.n_steps - warm))
-        return _LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * share))
+    def goes_on(self, patience: int | None) -> bool:
+        """Tell whether another epoch is due."""
+        return self.epoch < self.epochs and (patience is None or self.stale < patience)
 
-    def loss(self, outputs: Outputs[Tensor], y: Targets) -> Tensor:
-        """Return the preset's loss."""
-        preset = self.preset
-        logits, offset, log_sigma = outputs
-        stretch = preset.network.offset_range
-        if preset.loss != "likelihood":
-            return equation_1(logits, offset, y, preset.loss, self.counts, offset_range=stretch)
-        assert log_sigma is not None
-        return likelihood(
-            logits, offset, log_sigma, y, offset_range=stretch, offset_weight=preset.offset_weight
-        )
+    def progress(
+        self, epoch: int, loss: float, scores: dict[str, float] | None = None, stopped: bool = False
+    ) -> Progress:
+        return Progress(epoch, self.learner.step, self.n_steps, loss, scores, stopped)
 
-    def train(self, epoch: int, on_step: Callable[[Progress], None] | None) -> float:
+    def train(self, on_step: Callable[[Progress], None] | None) -> float:
         """Go through one epoch; return the mean loss."""
-        self.network.train()
-        total, n = 0.0, 0
-        for batch in self.data.epoch(epoch):
-            x = batch.x.to(self.fabric.device)
-            y = Targets(*(part.to(self.fabric.device) for part in batch.targets))
-            with self.fabric.autocast():
-                outputs = self.forward(x)
-            loss = self.loss(outputs, y)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                ids = ", ".join(map(str, batch.ids))
-                raise UsageError(
-                    f"the loss is {value} at step {self.step} of epoch {epoch}, on rows {ids} of the "
-                    f"training set; {_INTACT}: use a lower learning rate, or look at these spectra"
-                )
-            self.optimiser.zero_grad(set_to_none=True)
-            self.fabric.backward(loss)
-            self.optimiser.step()
-            self.schedule.step()
-            self._average()
-            self.step += 1
-            total, n = total + value, n + 1
-            if on_step:
-                on_step(Progress(epoch, self.step, self.n_steps, total / n))
-        return total / max(n, 1)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights, and statistics of batch normalisation, a little."""
-        if self.averaged is self.network:
-            return
-        decay = min(self.preset.averaging, (1 + self.step) / (10 + self.step))
-        kept, new = self.averaged.state_dict(), self.network.state_dict()
-        names = [name for name, value in kept.items() if value.is_floating_point()]
-        torch._foreach_lerp_([kept[name] for name in names], [new[name] for name in names], 1 - decay)
-
-    def finish_epoch(self, epoch: int, loss: float, scores: dict[str, float]) -> None:
-        """Save models, log and checkpoint."""
-        self.save(self.folder / "last.onnx", epoch, scores)
-        if scores["loss"] < self.best:
-            self.best = scores["loss"]
-            self.save(self.folder / "model.onnx", epoch, scores)
-        row = {"epoch": epoch, "step": self.step, "seconds": round(time.time()), "train_loss": loss} | scores
-        _log(self.folder / _LOG, row)
-        state = {
-            "request": self.request,
-            "epoch": epoch + 1,
-            "step": self.step,
-            "best": self.best,
-            "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-        content = io.BytesIO()  # torch's own error on a full disk would tell nobody
-        torch.save(state, content)
-        write_aside(self.folder / _CHECKPOINT, content.getbuffer())
-
-    def resume(self) -> int:
-        """Load the checkpoint, if there is one; return the epoch to go on with."""
-        path = self.folder / _CHECKPOINT
-        if not path.exists():
-            return 0
+        self.learner.start_epoch()
+        losses = _Losses(_LOOK if self.learner.gpu else 1, self.learner.device)
+        batches = self.data.epoch(self.epoch)
         try:
-            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            names = self.request | state["request"]
-            different = [name for name in names if state["request"].get(name) != self.request.get(name)]
-            if not different:
-                self.network.load_state_dict(state["network"])
-                self.averaged.load_state_dict(state["averaged"])
-                self.optimiser.load_state_dict(state["optimiser"])
-                self.schedule.load_state_dict(state["schedule"])
-                self.step, self.best = int(state["step"]), float(state["best"])
-                return int(state["epoch"])
-        except Exception as error:  # torch raises anything at all on a damaged file
-            raise UsageError(f"{path} is damaged ({_first_line(error)}); remove it to start anew") from error
+            for batch in batches:
+                if losses.add(self.learner.learn(batch), batch):
+                    self._look(losses)
+                    if on_step:
+                        on_step(self.progress(self.epoch, losses.mean))
+        finally:
+            if isinstance(batches, Generator):
+                batches.close()  # or its thread lives on as long as an error is looked at
+        self._look(losses)
+        return losses.mean
+
+    def _look(self, losses: _Losses) -> None:
+        """Refuse a loss that is not finite, naming the spectra with bad pixels, or else the whole batch."""
+        if (found := losses.look()) is None:
+            return
+        i, value = found
+        batch, step = losses.batches[i], self.learner.step - len(losses.batches) + i
+        bad = ~torch.isfinite(batch.x.flatten(1)).all(dim=1).cpu().numpy()
+        names = ", ".join(self.data.names(batch.ids[bad] if bad.any() else batch.ids))
         raise UsageError(
-            f"{path} is of another run (not the same: {', '.join(different)}); give a new folder"
+            f"the loss is {value} at step {step} of epoch {self.epoch}, on {names}; {_INTACT}: use a lower "
+            "learning rate, or look at these spectra"
         )
 
-    def save(self, path: Path, epoch: int, scores: dict[str, float]) -> None:
+    def validate(self, examples: Sequence[Examples]) -> dict[str, float]:
+        """Return the scores of the weights that would be saved now."""
+        network = self.preset.network
+        # Networks with errors are deflated when they are calibrated: they are scored as they will be used.
+        taken_off = inflation(network) if network.sigma else 0.0
+        grid = self.preset.representation.grid
+        scores = validate(self.learner.averaged, examples, self.learner.loss, grid, taken_off)
+        if not math.isfinite(scores["loss"]):
+            raise UsageError(
+                f"the loss on validation is {scores['loss']} after epoch {self.epoch}; {_INTACT}: "
+                "use a lower learning rate"
+            )
+        return scores
+
+    def finish_epoch(self, log: Log, loss: float, scores: dict[str, float]) -> None:
+        """Save models, log and checkpoint."""
+        self._save("last.onnx", scores)
+        self.stale += 1
+        if scores["loss"] < self.best:
+            self.best, self.stale = scores["loss"], 0
+            self._save("model.onnx", scores)
+        log.add(self.epoch, self.learner.step, round(time.time()), loss, scores)
+        self.epoch += 1
+        state = {"epoch": self.epoch, "best": self.best, "stale": self.stale} | self.learner.state()
+        save_checkpoint(self.folder / "checkpoint.pt", self.request, state)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        load_checkpoint(self.folder / "checkpoint.pt", self.request, self.learner.device, self._restore)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.restore(state)
+        self.epoch, self.best, self.stale = int(state["epoch"]), float(state["best"]), int(state["stale"])
+
+    def _save(self, name: str, scores: dict[str, float]) -> None:
         card = self.card | {
             "preset": self.preset.name,
-            "epochs": f"{epoch + 1} of {self.epochs} with {len(self.data):,} spectra each",
+            "epochs": f"{self.epoch + 1} of {self.epochs} with {self.request['n_spectra']:,} spectra each",
             **{f"validation_{key}": f"{value:.5g}" for key, value in scores.items()},
         }
         preset = self.preset
         recipe = Recipe(preset.name, preset.network, preset.representation, QUASARNET_LINES, Rule(), card)
-        save_model(path, recipe, self.averaged.parameters_by_name())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _log(path: Path, row: dict[str, float]) -> None:
-    """Add the row of an epoch; what an earlier run that was stopped said of it, and of later ones, goes."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(row))
-    writer.writeheader()
-    writer.writerows(known for known in _logged(path) if int(known["epoch"]) < row["epoch"])
-    writer.writerow(row)
-    write_aside(path, text.getvalue().encode())
-
-
-def _logged(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def best_scores(folder: Path) -> dict[str, float]:
-    """Return the scores on validation (see `validate`) of the best epoch of a run, from its log."""
-    best = min(_logged(folder / _LOG), key=lambda row: float(row["loss"]))
-    return {name: float(best[name]) for name in SCORES}
-
-
-@torch.no_grad()
-def validate(
-    network: QuasarNET,
-    examples: Sequence[Examples],
-    loss: Callable[[Outputs[Tensor], Targets], Tensor],
-    grid: Grid,
-    inflation: float = 0.0,
-) -> dict[str, float]:
-    """Return loss, purity, completeness and redshift errors (km/s) on examples, at the paper's rule.
-
-    `inflation` is taken off the logits of confidences first, as `calibrate.deflated` does for good.
-    Quasars count with a firm label only (`Examples.firm` of half or more); stars and galaxies always.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    low, high = network.config.offset_range
-    losses, parts = [], []
-    for batch in examples:
-        outputs = network.logits(batch.x.to(device))
-        losses.append(float(loss(outputs, Targets(*(part.to(device) for part in batch.targets)))))
-        c, z = decode(
-            torch.sigmoid(outputs.confidence - inflation).float().cpu().numpy(),
-            (low + (high - low) * torch.sigmoid(outputs.offset)).float().cpu().numpy(),
-            QUASARNET_LINES,
-            grid,
-        )
-        best = c[:, :6].argmax(axis=1)
-        rows = np.arange(len(c))
-        parts.append(np.stack([c[rows, best], z[rows, best], batch.z, batch.firm], axis=1))
-    c, z, truth, firm = np.concatenate(parts).T
-    quasar, counted = np.isfinite(truth), firm >= 0.5
-    called = c > Rule().c_th
-    dv = velocity(z, np.nan_to_num(truth))
-    right = called & quasar & (np.abs(dv) < CONFLICT_KMS)
-    n_called, n_quasar = (called & counted).sum(), (quasar & counted).sum()
-    errors = dv[right & counted]
-    values = (
-        np.mean(losses),
-        (right & counted).sum() / max(n_called, 1),
-        (right & counted).sum() / max(n_quasar, 1),
-        (called & counted & ~quasar).sum() / max((counted & ~quasar).sum(), 1),
-        (called & counted & quasar & ~right).sum() / max(n_quasar, 1),
-        np.std(errors) if len(errors) else math.nan,
-        1.4826 * np.median(np.abs(errors - np.median(errors))) if len(errors) else math.nan,
-    )
-    return {name: float(value) for name, value in zip(SCORES, values, strict=True)}
+        save_model(self.folder / name, recipe, self.learner.averaged.parameters_by_name())

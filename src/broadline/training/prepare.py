@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from broadline import __version__
 from broadline.errors import UsageError
+from broadline.files import write_aside
 from broadline.flags import UNCLASSIFIED
 from broadline.inputs import Inputs, expand, read_group
 from broadline.pipeline import Unit, plan
@@ -42,7 +42,7 @@ from broadline.truth import CLASSES, FIRM, QSO, Truth, match, read_truth_table
 from broadline.workers import Workers, available_cores
 from broadline.workers import prepare as start_preparing
 
-__all__ = ["prepare", "write_aside"]
+__all__ = ["prepare"]
 
 _PARTS = ".parts"
 _BATCH = 256  # spectra read at a time: bounds the memory of a worker
@@ -155,16 +155,6 @@ def _claim(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     state = {"format": FORMAT, "request": request, "finished": False, "counts": {}, "shards": []}
     _write_json(path, state)
     return state
-
-
-def write_aside(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a hidden name beside its own, and rename it: it is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

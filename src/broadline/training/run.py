@@ -26,11 +26,13 @@ from broadline.training.calibrate import (
     fit_calibration,
 )
 from broadline.training.dataset import PreparedSet
-from broadline.training.fit import SCORES, Progress, best_scores, fit
+from broadline.training.fit import Progress, fit
+from broadline.training.logs import best_scores
 from broadline.training.objective import Counts, count
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples, Simulated
 from broadline.training.splits import Split, check, random_splits, read_splits, write_splits
+from broadline.training.validation import SCORES
 
 __all__ = ["Trained", "calibrate_in_memory", "score_table", "train_in_memory", "train_prepared"]
 
@@ -47,7 +49,7 @@ class Trained(NamedTuple):
     path : Path
         The model file.
     scores : dict of str to float
-        Of its best epoch on validation (`fit.validate`).
+        Of its best epoch on validation (`validation.validate`).
     """
 
     path: Path
@@ -61,6 +63,7 @@ def train_prepared(
     *,
     splits: int | Path = 1,
     epochs: int | None = None,
+    patience: int | None = None,
     seed: int = 0,
     precision: str = "bf16",
     on_split: Callable[[int, int], None] | None = None,
@@ -79,7 +82,7 @@ def train_prepared(
     splits : int or Path
         Random splits by `splits.random_splits`, as Busca & Balland (2018), section 3, make ten of: no object
         is both learnt from and scored on. Or a file of splits.
-    epochs, precision
+    epochs, patience, precision
         As `fit` takes them.
     seed : int
         Of the random splits, and of the first network; the next ones have the next seeds.
@@ -110,7 +113,7 @@ def train_prepared(
         source = splits.name if isinstance(splits, Path) else f"seed {seed}"
         known_as = f"split {i} of {len(parts)} ({source})"
         card = {"trained_on": f"{training_set.name} (SHA-256 {whole.sha256}), {known_as}"}
-        path = _train_split(whole, split, place, card, epochs, seed + i, precision, on_step)
+        path = _train_split(whole, split, place, card, epochs, patience, seed + i, precision, on_step)
         trained.append(Trained(path, best_scores(place)))
     write_splits(folder / "splits.parquet", parts, objects)
     return trained
@@ -122,6 +125,7 @@ def _train_split(
     folder: Path,
     card: dict[str, str],
     epochs: int | None,
+    patience: int | None,
     seed: int,
     precision: str,
     on_step: Callable[[Progress], None] | None,
@@ -137,6 +141,7 @@ def _train_split(
         list(held_out.ordered()),
         folder,
         epochs=epochs,
+        patience=patience,
         seed=seed,
         precision=precision,
         counts=data.counts() if preset.loss == "sample" else None,
@@ -165,6 +170,7 @@ def train_in_memory(
     n: int,
     *,
     epochs: int | None = None,
+    patience: int | None = None,
     seed: int = 0,
     templates: str | None = None,
     precision: str = "bf16",
@@ -180,7 +186,7 @@ def train_in_memory(
         Gets the model, its log and checkpoints (`fit`).
     n : int
         Clean spectra in the library; each gets new noise in every epoch.
-    epochs, seed, precision
+    epochs, patience, seed, precision
         As `fit` takes them.
     templates : str, optional
         Templates folder.
@@ -213,6 +219,7 @@ def train_in_memory(
         validation,
         folder,
         epochs=epochs,
+        patience=patience,
         seed=seed,
         precision=precision,
         counts=_counts(data) if preset.loss == "sample" else None,
@@ -249,6 +256,10 @@ def _calibrate(path: Path, examples: Iterable[Examples], fitted_on: str) -> Path
     model = deflated(Model(path.read_bytes()))
     found = findings(model, examples)
     rule = Rule(c_th=round(even_threshold(found), 3), c_th_bal=round(bal_threshold(found), 3))
-    return calibrated(
-        model, fit_calibration(found, fitted_on, VISUAL_SCATTER), rule, path, {"calibrated_on": fitted_on}
-    )
+    calibration = fit_calibration(found, fitted_on, VISUAL_SCATTER)
+    try:
+        return calibrated(model, calibration, rule, path, {"calibrated_on": fitted_on})
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error}; the model is there, not yet calibrated, start again to go on"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -107,15 +107,22 @@ class Simulated:
     def __len__(self) -> int:
         return len(self.library)
 
-    def epoch(self, number: int) -> Iterator[Examples]:
+    def epoch(self, number: int) -> Generator[Examples, None, None]:
         """Yield every spectrum of the library once, with noise of its own; batches of less are left out."""
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
         gaps = _GAPS if self.like_training else 0.0
         source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn, gaps)
-        with Stream(source, 6) as stream:
-            for batch in stream:
-                if len(batch.rows) == self.preset.batch:
-                    yield self.examples(batch)
+        whole = (batch for batch in source if len(batch.rows) == self.preset.batch)
+        with Stream(map(self.examples, whole), 6) as stream:
+            yield from stream
+
+    def names(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return what some spectra of the library are: it has no names for them."""
+        truth = self.library.truth
+        return [
+            f"{kind} at z = {z:.4f} (row {row})"
+            for kind, z, row in zip(truth["CLASS"][rows], truth["Z"][rows], rows, strict=True)
+        ]
 
     def examples(self, batch: Batch) -> Examples:
         """Return a batch with its targets."""
@@ -132,10 +139,10 @@ class Simulated:
         # Probabilities are weights; where a label is firm or not, it is so if most inspectors are sure.
         sure = firm if preset.unsure == "weight" else firm >= 0.5
         y = targets(z, quasar, bal, QUASARNET_LINES, grid, n_boxes, sure, preset.unsure)
-        x = torch.from_numpy(batch.values)
+        x = batch.values
         if preset.representation.channels == "flux+error":
-            x = torch.stack([x, torch.from_numpy(np.log1p(batch.error))], dim=1)
-        return Examples(x, y, z, firm, bal, rows)
+            x = np.stack([x, np.log1p(batch.error)], axis=1)
+        return Examples(torch.from_numpy(x), y, z, firm, bal, rows)
 
     def _sn(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
         """Return S/N as of quasar targets, with bright galaxies, stars and near quasars in plenty."""

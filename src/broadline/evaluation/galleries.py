@@ -1,0 +1,356 @@
+"""Spectra one should look at: figures 2 and A1 to A4 of Busca & Balland (2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from broadline import archives
+from broadline.errors import UsageError
+from broadline.evaluation.bal import annotated
+from broadline.evaluation.drawing import canvas, note_simulated, style
+from broadline.evaluation.sample import Sample
+from broadline.evaluation.shares import Floats, Mask
+from broadline.evaluation.study import Study
+from broadline.inputs import UNKNOWN, Inputs, expand, read_group
+from broadline.show import flux_text, panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from broadline.model import Model
+    from broadline.spectra import Spectra
+
+__all__ = ["Gallery", "galleries"]
+
+_COLUMN = 3  # spectra in a column
+_BATCH = 64
+_LETTERS = 6.5  # points
+_HIGH_Z = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gallery:
+    """Spectra side by side.
+
+    Attributes
+    ----------
+    name, title, caption : str
+        As of a `figures.Plot`.
+    figure : Figure
+    names : tuple of str
+        Of the spectra shown, in the order of reading: along the rows.
+    rows : tuple of int
+        Theirs in the study.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+class _Choice(NamedTuple):
+    """What a gallery is to show: columns of rows of the study, under their headings."""
+
+    name: str
+    title: str
+    caption: str
+    columns: Mapping[str, Sequence[int]]
+
+
+def galleries(study: Study, paths: Sequence[str | Path], model: Model) -> tuple[Gallery, ...]:
+    """Return galleries of those spectra of a study whose files are at hand.
+
+    Which spectra are shown depends on the study and the files there are. Those of a kind are ordered by their
+    surest line; of a spectrum that is in several splits the first row is taken. Only files of chosen spectra
+    are read.
+
+    Parameters
+    ----------
+    study : Study
+    paths : sequence of str or Path
+        Files and folders that hold the spectra, wherever they were when the catalogue was made: a file is
+        known by the end of its path. If empty, `Study.source` as it stands.
+    model : Model
+        That made the catalogues; confidences and lines drawn are its own, titles are the study's.
+
+    Raises
+    ------
+    UsageError
+        If none of the spectra is there.
+    """
+    files = _Files.of(study, paths)
+    eligible = _eligible(study, files.at_hand())
+    choices = [choose(study, eligible) for choose in _CHOICES]
+    drawn = [choice for choice in choices if any(choice.columns.values())]
+    spectra = files.spectra({row for choice in drawn for rows in choice.columns.values() for row in rows})
+    with style():
+        return tuple(
+            gallery for choice in drawn if (gallery := _gallery(study, choice, spectra, model)) is not None
+        )
+
+
+# ---- which
+
+
+def _eligible(study: Study, at_hand: Mask) -> Mask:
+    """Return the rows that may be chosen: secure annotations that are called quasar, each spectrum once."""
+    rows = at_hand & study.sample.firm & study.sample.quasar
+    names = study.names[rows]
+    first = np.zeros(len(names), dtype=bool)
+    first[np.unique(names, return_index=True)[1]] = True
+    rows[rows] = first
+    return rows
+
+
+def _ordered(rows: Mask, *values: Floats) -> list[int]:
+    """Return the numbers of rows from the lowest value to the highest; further values part those alike."""
+    found = np.flatnonzero(rows)
+    order = np.lexsort([np.nan_to_num(value[found]) for value in reversed(values)])
+    return [int(row) for row in found[order]]
+
+
+def _surest(sample: Sample) -> Floats:
+    if sample.c is None:
+        return np.zeros(len(sample))
+    strength = sample.strength(1)
+    return np.where(np.isfinite(strength), strength, 0).astype(np.float64)
+
+
+def _extremes(rows: list[int]) -> dict[str, Sequence[int]]:
+    """Return the least and the most confident of rows that are ordered so."""
+    if len(rows) < 2:
+        return {"": rows}
+    half = min(_COLUMN, (len(rows) + 1) // 2)
+    return {"least confident": rows[:half], "most confident": rows[half:][::-1][:_COLUMN]}
+
+
+def _middle(rows: list[int]) -> list[int]:
+    return rows[len(rows) // 2 : len(rows) // 2 + 1]
+
+
+def _figure_2(study: Study, eligible: Mask) -> _Choice:
+    sample = study.sample
+    rows = eligible & sample.annotated("QSO") & sample.near & (sample.z_truth >= _HIGH_Z)
+    bal = annotated(sample)
+    if bal is not None and sample.c_bal is not None:
+        absorbed = rows & bal.both & (sample.c_bal > study.rule.c_th_bal)
+        rows = absorbed if absorbed.any() else rows
+    nothing = np.zeros(len(sample))
+    found = nothing if sample.c is None else (sample.c > study.rule.c_th).sum(axis=1).astype(np.float64)
+    clear = nothing if sample.sn is None else sample.sn
+    return _Choice(
+        "fig2_example",
+        "A quasar and its lines",
+        "Busca & Balland (2018), figure 2: the quasar beyond z = 2, if possible with broad absorption, of "
+        "which most lines are found, and of those alike the one with the highest S/N. Lines are drawn where "
+        "their finders see them, with their confidences; those below the threshold are grey.",
+        {"": _ordered(rows, found, clear)[-1:]},
+    )
+
+
+def _figure_a1(study: Study, eligible: Mask) -> _Choice:
+    return _Choice(
+        "figA1_stars",
+        "Annotated STAR, called quasar",
+        "Busca & Balland (2018), figure A1. Left, the least confident, where the lines found are likely "
+        "noise; right, the most confident, where features should be visible.",
+        _extremes(_ordered(eligible & study.sample.annotated("STAR"), _surest(study.sample))),
+    )
+
+
+def _figure_a2(study: Study, eligible: Mask) -> _Choice:
+    sample = study.sample
+    rows = eligible & sample.annotated("GALAXY")
+    wrong, right = (_ordered(rows & near, _surest(sample))[::-1] for near in (~sample.near, sample.near))
+    return _Choice(
+        "figA2_galaxies",
+        "Annotated GALAXY, called quasar",
+        "Busca & Balland (2018), figure A2: the most confident with a wrong redshift, and with the right "
+        "one, which are galaxies with broad lines if the network is right.",
+        {"wrong redshift": wrong[:_COLUMN], "right redshift": right[:_COLUMN]},
+    )
+
+
+def _figure_a3(study: Study, eligible: Mask) -> _Choice:
+    sample = study.sample
+    return _Choice(
+        "figA3_discrepant",
+        "Annotated QSO, with another redshift",
+        "Busca & Balland (2018), figure A3: quasars found with a redshift more than 6000 km/s from the "
+        "annotated one. Of the most confident (right) the annotation may be wrong.",
+        _extremes(_ordered(eligible & sample.annotated("QSO") & ~sample.near, _surest(sample))),
+    )
+
+
+def _figure_a4(study: Study, eligible: Mask) -> _Choice:
+    sample = study.sample
+    bal = annotated(sample)
+    kinds: dict[str, Sequence[int]] = {}
+    if bal is not None and sample.c_bal is not None:
+        found = eligible & (sample.c_bal > study.rule.c_th_bal)
+        c_bal = sample.c_bal.astype(np.float64)
+        flagged = np.zeros(len(sample), dtype=bool) if sample.bal is None else sample.bal == 1
+        one = bal.either & ~bal.both
+        missed = _ordered(
+            eligible & bal.both & ~found, c_bal if sample.balnicity is None else sample.balnicity
+        )
+        kinds = {
+            "flag and balnicity, found": _middle(_ordered(found & bal.both, c_bal)),
+            "flag alone, found": _middle(_ordered(found & one & flagged, c_bal)),
+            "balnicity alone, found": _middle(_ordered(found & one & ~flagged, c_bal)),
+            "neither, but called BAL": _middle(_ordered(found & bal.neither, c_bal)),
+            "missed, typical": _middle(missed),
+            "missed, strongest": missed[-1:] if len(missed) > 1 else [],
+        }
+    return _Choice(
+        "figA4_bal",
+        "Broad absorption",
+        "Busca & Balland (2018), figure A4: found with flag and balnicity, with one of the two, and with "
+        "neither (a false positive), each with the median confidence of its kind; missed, with the median "
+        "balnicity and with the highest.",
+        kinds,
+    )
+
+
+_CHOICES: tuple[Callable[[Study, Mask], _Choice], ...] = (
+    _figure_2,
+    _figure_a1,
+    _figure_a2,
+    _figure_a3,
+    _figure_a4,
+)
+
+
+# ---- where
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where the spectra of a study are."""
+
+    study: Study
+    inputs: Inputs
+    place: Mapping[str, int]  # of a source: number of its file
+
+    @classmethod
+    def of(cls, study: Study, paths: Sequence[str | Path]) -> _Files:
+        sources = list(dict.fromkeys(study.source.tolist()))
+        named = list(paths) or [source for source in sources if Path(source).is_file()]
+        inputs = expand(named) if named else Inputs()
+        by_name: dict[str, list[int]] = {}
+        for i, (path, _) in enumerate(inputs.files):
+            by_name.setdefault(path.name, []).append(i)
+        place = {}
+        for source in sources:
+            alike = by_name.get(Path(source).name, [])
+            common = [_common(Path(source), inputs.files[i][0]) for i in alike]
+            if common and common.count(max(common)) == 1:
+                place[source] = alike[common.index(max(common))]
+        if not place:
+            example = sources[0] if sources else "none"
+            raise UsageError(
+                f"no file of the study ({example}) is among those given: name the folder of the spectra"
+            )
+        return cls(study, inputs, place)
+
+    def at_hand(self) -> Mask:
+        """Return the rows of the study whose files there are."""
+        known = (source in self.place for source in self.study.source.tolist())
+        return np.fromiter(known, dtype=bool, count=len(self.study.source))
+
+    def spectra(self, rows: Iterable[int]) -> dict[int, Spectra]:
+        """Return the spectra of some rows of the study, each as a batch of one."""
+        wanted: dict[int, dict[int, int]] = {}
+        for row in sorted(rows):
+            of_file = wanted.setdefault(self.place[str(self.study.source[row])], {})
+            of_file[int(self.study.row[row])] = row
+        found: dict[int, Spectra] = {}
+        for number, of_file in wanted.items():
+            found |= self._read(number, of_file)
+        return found
+
+    def _read(self, number: int, wanted: Mapping[int, int]) -> dict[int, Spectra]:
+        """Return spectra of one file: row of the file -> row of the study, for those wanted."""
+        path, kind = self.inputs.files[number]
+        paths, group = [path], archives.get(kind).group if kind != UNKNOWN else None
+        if group is not None:  # files that are read as one spectrum
+            paths = [
+                each for each, other in self.inputs.files if other == kind and group(each) == group(path)
+            ]
+        found: dict[int, Spectra] = {}
+        for batch in read_group(kind, paths, _BATCH, self.inputs.faults):
+            for i in np.flatnonzero(np.isin(batch.ids["ROW"], list(wanted))):
+                found[wanted[int(batch.ids["ROW"][i])]] = batch[i : i + 1]
+            if len(found) == len(wanted):
+                break
+        return found
+
+
+def _common(one: Path, other: Path) -> int:
+    """Return how many parts two paths have in common from their end."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one.parts), len(other.parts)))
+
+
+# ---- drawing
+
+
+def _gallery(study: Study, choice: _Choice, spectra: Mapping[int, Spectra], model: Model) -> Gallery | None:
+    columns = {
+        words: [row for row in rows if row in spectra] for words, rows in choice.columns.items() if rows
+    }
+    columns = {words: rows for words, rows in columns.items() if rows}
+    if not columns:
+        return None
+    cells = _cells(columns)
+    n_rows, n_columns = 1 + max(i for i, _ in cells), 1 + max(j for _, j in cells)
+    figure, grid = canvas(n_rows, n_columns, (1 + 5.5 * n_columns, 0.6 + 2.7 * n_rows))
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for place, (words, row) in cells.items():
+        axes = grid[place]
+        axes.set_visible(True)
+        panel(axes, spectra[row], model, _LETTERS)
+        _entitle(axes, study, row, words)
+    figure.supxlabel("observed wavelength, vacuum (Å)", fontsize=10)
+    figure.supylabel(flux_text(model), fontsize=10)
+    if study.simulated:
+        note_simulated(figure)
+    order = [cells[place][1] for place in sorted(cells)]
+    names = tuple(str(study.names[row]) for row in order)
+    return Gallery(choice.name, choice.title, choice.caption, figure, names, tuple(order))
+
+
+def _cells(columns: Mapping[str, Sequence[int]]) -> dict[tuple[int, int], tuple[str, int]]:
+    """Return what is in each cell (row, column): heading and row of the study."""
+    if len(columns) <= 2:
+        return {
+            (i, j): (words, row)
+            for j, (words, rows) in enumerate(columns.items())
+            for i, row in enumerate(rows)
+        }
+    single = [(words, row) for words, rows in columns.items() for row in rows]
+    return {divmod(i, 2): cell for i, cell in enumerate(single)}
+
+
+def _entitle(axes: Axes, study: Study, row: int, words: str) -> None:
+    """Write above a panel what the study says of the spectrum."""
+    sample = study.sample
+    z = f"z$_{{ann}}$ = {sample.z_truth[row]:.3f}, z$_{{pred}}$ = {sample.z[row]:.3f}"
+    text = f"{study.names[row]}: {sample.truth[row]}, {z}"
+    more = [words] if words else []
+    if sample.truth[row] == "QSO":
+        if sample.bal is not None and sample.bal[row] >= 0:
+            more.append(f"BAL flag {sample.bal[row]}")
+        if sample.balnicity is not None and sample.balnicity[row] >= 0:
+            more.append(f"BI$_{{CIV}}$ = {sample.balnicity[row]:.0f} km s$^{{-1}}$")
+    axes.set_title("\n".join([text, ", ".join(more)]), fontsize=8, pad=7 * _LETTERS)

@@ -1,0 +1,199 @@
+"""One step of training, and what it changes: a network, the running mean of its weights, an optimiser."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning_fabric
+import torch
+from torch import Tensor
+
+from broadline.networks.architecture import Outputs
+from broadline.networks.quasarnet import QuasarNET
+from broadline.training.objective import Counts, Targets, equation_1, likelihood
+from broadline.training.presets import Preset
+from broadline.training.simulated import Examples
+
+__all__ = ["Learner", "is_gpu"]
+
+_WARM_UP = 0.03  # of all steps
+_LOWEST = 0.01  # of the learning rate, at the end
+
+#: From input and targets, the loss.
+_Cost = Callable[[Tensor, Targets], Tensor]
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Tell whether launching work on a device takes as long as the work, and looking at it interrupts it."""
+    return device.type == "cuda"
+
+
+class Learner:
+    """A network that learns, compiled where it can be.
+
+    Parameters
+    ----------
+    preset : Preset
+    n_steps : int
+        Of the whole run, which the schedule spans.
+    seed : int
+        Of the first weights.
+    precision : {"bf16", "fp32"}
+    counts : Counts, optional
+        Of the whole sample, for the loss "sample".
+
+    Attributes
+    ----------
+    network, averaged : QuasarNET
+        What learns, and what is saved and scored: the running mean of its weights, or itself.
+    device : torch.device
+    gpu : bool
+        `is_gpu` of it.
+    step : int
+        Steps taken.
+    """
+
+    def __init__(
+        self, preset: Preset, n_steps: int, seed: int, precision: str, counts: Counts | None = None
+    ) -> None:
+        self.preset, self.n_steps, self.step = preset, n_steps, 0
+        self.fabric = lightning_fabric.Fabric(
+            accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
+        )
+        self.device = self.fabric.device
+        self.gpu = is_gpu(self.device)
+        self.counts = counts and Counts(
+            counts.positives.to(self.device), counts.negatives.to(self.device), counts.n_spectra
+        )
+        torch.manual_seed(seed)
+        self.network = QuasarNET(preset.network).to(self.device)
+        self.averaged, self._kept, self._new = self.network, list[Tensor](), list[Tensor]()
+        if preset.averaging:
+            self.averaged = QuasarNET(preset.network).to(self.device)
+            self.averaged.load_state_dict(self.network.state_dict())
+            self._kept, self._new = _floating(self.averaged), _floating(self.network)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            preset.rate,
+            weight_decay=preset.weight_decay,
+            amsgrad=preset.amsgrad,
+            fused=True if self.gpu else None,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
+        self._cost: _Cost | None = None
+
+    def _rate(self, step: int) -> float:
+        if self.preset.schedule == "constant":
+            return 1.0
+        warm = max(1, round(_WARM_UP * self.n_steps))
+        if step < warm:
+            return (step + 1) / warm
+        share = min(1.0, (step - warm) / max(1, self.n_steps - warm))
+        return _LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * share))
+
+    def loss(self, outputs: Outputs[Tensor], y: Targets) -> Tensor:
+        """Return the preset's loss."""
+        preset = self.preset
+        logits, offset, log_sigma = outputs
+        stretch = preset.network.offset_range
+        if preset.loss != "likelihood":
+            return equation_1(logits, offset, y, preset.loss, self.counts, offset_range=stretch)
+        assert log_sigma is not None
+        return likelihood(
+            logits, offset, log_sigma, y, offset_range=stretch, offset_weight=preset.offset_weight
+        )
+
+    def learn(self, batch: Examples) -> Tensor:
+        """Take a step; return the loss before it, on the device. The next step overwrites that."""
+        x = batch.x.to(self.device)
+        y = Targets(*(part.to(self.device) for part in batch.targets))
+        if self._cost is None:
+            self._cost = self._rehearsed(x, y)
+        # Before the forward pass: a captured graph writes new gradients where the old ones are.
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self._cost(x, y)
+        self.fabric.backward(loss)
+        self.optimiser.step()
+        self.schedule.step()
+        self._average()
+        self.step += 1
+        return loss.detach()
+
+    def _rehearsed(self, x: Tensor, y: Targets) -> _Cost:
+        """Return the step compiled, or as it is where that fails, as without a C++ compiler.
+
+        Both passes are compiled when they are first used; a trial, which leaves no trace, tells if they can.
+        """
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            cost = self._compiled()
+            self.fabric.backward(cost(x, y))
+        except Exception as error:  # whatever it is: if compilation is not at fault, it will come again
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            warnings.warn(
+                f"training goes on slower, for the network cannot be compiled: {reason}", stacklevel=3
+            )
+            cost = self._eager(self.network.logits)
+        for buffer, value in zip(self.network.buffers(), before, strict=True):
+            buffer.copy_(value)
+        return cost
+
+    def _eager(self, forward: Callable[[Tensor], Outputs[Tensor]]) -> _Cost:
+        def cost(x: Tensor, y: Targets) -> Tensor:
+            with self.fabric.autocast():
+                outputs = forward(x)
+            return self.loss(outputs, y)
+
+        return cost
+
+    def _compiled(self) -> _Cost:
+        if not self.gpu:
+            return self._eager(torch.compile(self.network.logits))
+        # The loss is a hundred small kernels more: captured with the rest, they are launched as one.
+        whole = torch.compile(
+            lambda x, y: self.loss(self.network.logits(x), y), mode="reduce-overhead", dynamic=False
+        )
+
+        def cost(x: Tensor, y: Targets) -> Tensor:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            with self.fabric.autocast():
+                return whole(x, y)
+
+        return cost
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights, and statistics of batch normalisation, a little."""
+        if self._kept:
+            decay = min(self.preset.averaging, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self._kept, self._new, 1 - decay)
+
+    def start_epoch(self) -> None:
+        """Make ready to learn, also after the network was scored."""
+        self.network.train()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides the steps to come."""
+        return {"step": self.step} | {name: part.state_dict() for name, part in self._parts().items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.step = int(state["step"])
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "network": self.network,
+            "averaged": self.averaged,
+            "optimiser": self.optimiser,
+            "schedule": self.schedule,
+        }
+
+
+def _floating(network: QuasarNET) -> list[Tensor]:
+    """Return weights and running statistics, not copied."""
+    return [value for value in network.state_dict().values() if value.is_floating_point()]

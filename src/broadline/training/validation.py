@@ -1,0 +1,72 @@
+"""How well a network does on held-out examples while it learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from broadline.decision import CONFLICT_KMS, Rule, velocity
+from broadline.finders import decode
+from broadline.grid import Grid
+from broadline.lines import QUASARNET_LINES
+from broadline.networks.architecture import Outputs
+from broadline.networks.quasarnet import QuasarNET
+from broadline.training.objective import Targets
+from broadline.training.simulated import Examples
+
+__all__ = ["SCORES", "validate"]
+
+#: Names of what `validate` returns. others_called: of stars and galaxies; catastrophic: of quasars.
+SCORES = ("loss", "purity", "completeness", "others_called", "catastrophic", "std", "nmad")
+
+
+@torch.no_grad()
+def validate(
+    network: QuasarNET,
+    examples: Sequence[Examples],
+    loss: Callable[[Outputs[Tensor], Targets], Tensor],
+    grid: Grid,
+    inflation: float = 0.0,
+) -> dict[str, float]:
+    """Return loss, purity, completeness and redshift errors (km/s) on examples, at the paper's rule.
+
+    `inflation` is taken off the logits of confidences first, as `calibrate.deflated` does for good.
+    Quasars count with a firm label only (`Examples.firm` of half or more); stars and galaxies always.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    low, high = network.config.offset_range
+    losses, parts = [], []
+    for batch in examples:
+        outputs = network.logits(batch.x.to(device))
+        losses.append(float(loss(outputs, Targets(*(part.to(device) for part in batch.targets)))))
+        c, z = decode(
+            torch.sigmoid(outputs.confidence - inflation).float().cpu().numpy(),
+            (low + (high - low) * torch.sigmoid(outputs.offset)).float().cpu().numpy(),
+            QUASARNET_LINES,
+            grid,
+        )
+        best = c[:, :6].argmax(axis=1)
+        rows = np.arange(len(c))
+        parts.append(np.stack([c[rows, best], z[rows, best], batch.z, batch.firm], axis=1))
+    c, z, truth, firm = np.concatenate(parts).T
+    quasar, counted = np.isfinite(truth), firm >= 0.5
+    called = c > Rule().c_th
+    dv = velocity(z, np.nan_to_num(truth))
+    right = called & quasar & (np.abs(dv) < CONFLICT_KMS)
+    n_called, n_quasar = (called & counted).sum(), (quasar & counted).sum()
+    errors = dv[right & counted]
+    values = (
+        np.mean(losses),
+        (right & counted).sum() / max(n_called, 1),
+        (right & counted).sum() / max(n_quasar, 1),
+        (called & counted & ~quasar).sum() / max((counted & ~quasar).sum(), 1),
+        (called & counted & quasar & ~right).sum() / max(n_quasar, 1),
+        np.std(errors) if len(errors) else math.nan,
+        1.4826 * np.median(np.abs(errors - np.median(errors))) if len(errors) else math.nan,
+    )
+    return {name: float(value) for name, value in zip(SCORES, values, strict=True)}
