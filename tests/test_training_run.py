@@ -25,7 +25,7 @@ from broadline.lines import QUASARNET_LINES  # noqa: E402
 from broadline.model import load_model  # noqa: E402
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.progress import ProgressBar  # noqa: E402
-from broadline.training import dataset, logs, presets, resident, run, step  # noqa: E402
+from broadline.training import dataset, logs, presets, resident, run, step, task  # noqa: E402
 from broadline.training import fit as fitting  # noqa: E402
 from broadline.training.dataset import PreparedSet  # noqa: E402
 from broadline.training.fit import Progress, fit  # noqa: E402
@@ -87,7 +87,7 @@ def prepared(sample: tuple[Kept, list[Examples]], tmp_path_factory: pytest.TempP
 def losses(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """Let validation find these losses, one an epoch."""
     left = iter(values)
-    monkeypatch.setattr(fitting, "validate", lambda *a: validate(*a) | {"loss": next(left)})
+    monkeypatch.setattr(task, "validate", lambda *a: validate(*a) | {"loss": next(left)})
 
 
 # ---- when it ends
@@ -210,7 +210,7 @@ def test_the_bar_shows_the_loss_and_the_last_purity_and_completeness(
     bar.learn(Progress(0, 1, 8, 2.5))
     assert shown(bar) == "loss 2.5000" and bar.bar.tasks[0].completed == 1 / 8
     scores = {"purity": 0.98761, "completeness": 0.9, "nmad": 300.2, "loss": 3.0}
-    bar.learn(Progress(0, 4, 8, 2.25, scores))
+    bar.learn(Progress(0, 4, 8, 2.25, scores, ("purity", "completeness", "nmad")))
     assert capsys.readouterr().err == (
         "epoch 1: loss 2.2500, on validation purity 0.9876, completeness 0.9, nmad 300.2\n"
     )

@@ -69,11 +69,9 @@ class ProgressBar:
     def learn(self, state: Learnt) -> None:
         """Show loss and last validation; the end of an epoch, which has scores, is said on its own line."""
         if state.scores:
-            keys = ("purity", "completeness", "nmad")
-            purity, completeness, nmad = (f"{key} {state.scores[key]:.4g}" for key in keys)
-            self._validated = f", {purity}, {completeness}"
-            known = f"loss {state.loss:.4f}, on validation {purity}, {completeness}, {nmad}"
-            say(f"epoch {state.epoch + 1}: {known}")
+            shown = [f"{key} {state.scores[key]:.4g}" for key in state.shown]
+            self._validated = f", {', '.join(shown[:2])}"
+            say(f"epoch {state.epoch + 1}: loss {state.loss:.4f}, on validation {', '.join(shown)}")
         if state.stopped:
             say(f"stopped after epoch {state.epoch + 1}: validation no longer improves")
         text = f"loss {state.loss:.4f}{self._validated}"

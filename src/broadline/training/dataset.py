@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from broadline.errors import UsageError
-from broadline.lines import QUASARNET_LINES
 from broadline.pipeline import MAX_NOTES
 from broadline.truth import CLASSES, QSO
 
@@ -312,7 +311,7 @@ class PreparedSet:
         """Return the sums over the sample that normalise equation 1 as printed."""
         from broadline.training.objective import Counts, count
 
-        n_boxes, at_once = self.preset.network.n_boxes, _CHUNK * _WINDOW
+        n_boxes, at_once = self.preset.finders.n_boxes, _CHUNK * _WINDOW
         parts = [
             count(self._targets(self.rows[start : start + at_once]), n_boxes)
             for start in range(0, max(len(self), 1), at_once)
@@ -364,12 +363,10 @@ class PreparedSet:
         return columns["CLASS"] == QSO, columns["Z"], _FIRM[columns["CONFIDENCE"]], bal
 
     def _targets(self, rows: NDArray[np.int64]) -> Targets:
-        from broadline.training.objective import targets
+        from broadline.training.task import task_of
 
         quasar, z, firm, bal = self._truth(rows)
-        preset = self.preset
-        grid, n_boxes = preset.representation.grid, preset.network.n_boxes
-        return targets(z, quasar, bal, QUASARNET_LINES, grid, n_boxes, firm, preset.unsure)
+        return task_of(self.preset).targets(z, quasar, bal, firm)
 
 
 def _verify(path: Path, digest: str) -> None:

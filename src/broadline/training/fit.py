@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,19 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from broadline.decision import Rule
 from broadline.errors import UsageError
-from broadline.lines import QUASARNET_LINES
 from broadline.model import save_model
-from broadline.recipe import Recipe
 from broadline.training.checkpoint import load_checkpoint, save_checkpoint
 from broadline.training.logs import Log
-from broadline.training.objective import Counts, inflation
+from broadline.training.objective import Counts
 from broadline.training.presets import Preset
 from broadline.training.resident import resident
 from broadline.training.simulated import Examples
 from broadline.training.step import Learner
-from broadline.training.validation import validate
 
 __all__ = ["Progress", "TrainingData", "fit"]
 
@@ -63,7 +60,9 @@ class Progress:
     loss : float
         Mean over this epoch so far.
     scores : dict of str to float, optional
-        See `validation.validate`.
+        See `task.Task.validate`.
+    shown : tuple of str
+        Of the scores, those that people want to see.
     stopped : bool
         Validation no longer improves, and no more epochs follow.
     """
@@ -73,6 +72,7 @@ class Progress:
     n_steps: int
     loss: float
     scores: dict[str, float] | None = None
+    shown: tuple[str, ...] = ()
     stopped: bool = False
 
 
@@ -98,15 +98,15 @@ def fit(
     preset : Preset
     data : TrainingData
     validation : sequence of Examples
-        The best epoch is the one of least loss on these.
+        They say which epoch is the best: that of least loss, or what the preset monitors.
     folder : Path
         Gets ``model.onnx`` (the best epoch), ``last.onnx``, ``log.csv`` and ``checkpoint.pt``, and
         TensorBoard's event files where that is installed.
     epochs : int, optional
         Instead of the preset's.
     patience : int, optional
-        Stop after so many epochs, at least 1, without a smaller loss on validation; never if not given. It
-        may be another when the run goes on.
+        Stop after so many epochs, at least 1, without a better one; the preset's if not given. It may be
+        another when the run goes on.
     seed : int
     precision : {"bf16", "fp32"}
     counts : Counts, optional
@@ -129,6 +129,7 @@ def fit(
     UserWarning
         If the network cannot be compiled, which makes training slower.
     """
+    patience = patience or preset.patience
     run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, card or {})
     if fingerprint:
         run.request["fingerprint"] = fingerprint
@@ -214,7 +215,7 @@ class _Run:
         }
         self.learner = Learner(preset, self.n_steps, seed, precision, counts)
         self.data = resident(data, self.learner.device) if self.learner.gpu else data
-        self.epoch, self.best, self.stale = 0, math.inf, 0
+        self.epoch, self.best, self.stale = 0, -math.inf, 0
 
     def goes_on(self, patience: int | None) -> bool:
         """Tell whether another epoch is due."""
@@ -223,7 +224,8 @@ class _Run:
     def progress(
         self, epoch: int, loss: float, scores: dict[str, float] | None = None, stopped: bool = False
     ) -> Progress:
-        return Progress(epoch, self.learner.step, self.n_steps, loss, scores, stopped)
+        shown = self.learner.task.shown
+        return Progress(epoch, self.learner.step, self.n_steps, loss, scores, shown, stopped)
 
     def train(self, on_step: Callable[[Progress], None] | None) -> float:
         """Go through one epoch; return the mean loss."""
@@ -257,11 +259,7 @@ class _Run:
 
     def validate(self, examples: Sequence[Examples]) -> dict[str, float]:
         """Return the scores of the weights that would be saved now."""
-        network = self.preset.network
-        # Networks with errors are deflated when they are calibrated: they are scored as they will be used.
-        taken_off = inflation(network) if network.sigma else 0.0
-        grid = self.preset.representation.grid
-        scores = validate(self.learner.averaged, examples, self.learner.loss, grid, taken_off)
+        scores = self.learner.task.validate(self.learner.averaged, examples)
         if not math.isfinite(scores["loss"]):
             raise UsageError(
                 f"the loss on validation is {scores['loss']} after epoch {self.epoch}; {_INTACT}: "
@@ -273,10 +271,11 @@ class _Run:
         """Save models, log and checkpoint."""
         self._save("last.onnx", scores)
         self.stale += 1
-        if scores["loss"] < self.best:
-            self.best, self.stale = scores["loss"], 0
+        merit = self.learner.task.merit(scores)
+        if merit > self.best:
+            self.best, self.stale = merit, 0
             self._save("model.onnx", scores)
-        log.add(self.epoch, self.learner.step, round(time.time()), loss, scores)
+        log.add(self.epoch, self.learner.step, round(time.time()), loss, merit, scores)
         self.epoch += 1
         state = {"epoch": self.epoch, "best": self.best, "stale": self.stale} | self.learner.state()
         save_checkpoint(self.folder / "checkpoint.pt", self.request, state)
@@ -292,9 +291,9 @@ class _Run:
     def _save(self, name: str, scores: dict[str, float]) -> None:
         card = self.card | {
             "preset": self.preset.name,
+            "training": json.dumps(self.preset.training()),
             "epochs": f"{self.epoch + 1} of {self.epochs} with {self.request['n_spectra']:,} spectra each",
             **{f"validation_{key}": f"{value:.5g}" for key, value in scores.items()},
         }
-        preset = self.preset
-        recipe = Recipe(preset.name, preset.network, preset.representation, QUASARNET_LINES, Rule(), card)
+        recipe = self.learner.task.recipe(card)
         save_model(self.folder / name, recipe, self.learner.averaged.parameters_by_name())

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from broadline.files import write_aside
-from broadline.training.validation import SCORES
 
 __all__ = ["Log", "best_scores"]
 
 _NAME = "log.csv"
+_ABOUT = ("epoch", "step", "seconds", "train_loss", "merit")
 
 
 class Log:
@@ -35,7 +35,9 @@ class Log:
         else:
             self._board = SummaryWriter
 
-    def add(self, epoch: int, step: int, seconds: int, loss: float, scores: dict[str, float]) -> None:
+    def add(
+        self, epoch: int, step: int, seconds: int, loss: float, merit: float, scores: dict[str, float]
+    ) -> None:
         """Add an epoch; what an earlier run that was stopped said of it, and of later ones, goes.
 
         Parameters
@@ -48,6 +50,8 @@ class Log:
             Since 1970.
         loss : float
             On what was learnt.
+        merit : float
+            The greater, the better (`task.Task.merit`).
         scores : dict of str to float
             On validation (`validation.validate`).
 
@@ -56,7 +60,7 @@ class Log:
         OSError
             If a file cannot be written.
         """
-        row = {"epoch": epoch, "step": step, "seconds": seconds, "train_loss": loss} | scores
+        row = {"epoch": epoch, "step": step, "seconds": seconds, "train_loss": loss, "merit": merit} | scores
         path, text = self.folder / _NAME, io.StringIO()
         writer = csv.DictWriter(text, list(row))
         writer.writeheader()
@@ -91,5 +95,5 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def best_scores(folder: Path) -> dict[str, float]:
     """Return the scores on validation (see `validate`) of the best epoch of a run, from its log."""
-    best = min(_rows(folder / _NAME), key=lambda row: float(row["loss"]))
-    return {name: float(best[name]) for name in SCORES}
+    best = max(_rows(folder / _NAME), key=lambda row: float(row["merit"]))
+    return {name: float(value) for name, value in best.items() if name not in _ABOUT}

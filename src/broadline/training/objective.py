@@ -17,7 +17,17 @@ from broadline.grid import Grid
 from broadline.lines import Line
 from broadline.networks.architecture import QuasarNETConfig
 
-__all__ = ["Counts", "Targets", "bal_labels", "count", "equation_1", "inflation", "likelihood", "targets"]
+__all__ = [
+    "Counts",
+    "Targets",
+    "bal_labels",
+    "certain",
+    "count",
+    "equation_1",
+    "inflation",
+    "likelihood",
+    "targets",
+]
 
 Normalisation = Literal["sample", "batch", "spectrum"]
 Unsure = Literal["negative", "drop", "weight"]
@@ -114,12 +124,7 @@ def targets(
     Busca & Balland (2018), section 3: Y is 1 in the box that holds the line's centre and 0 in all others, and
     0 everywhere for what is no quasar. The BAL finder is a line like the others that only BAL quasars have.
     """
-    quasar = np.asarray(is_quasar, dtype=bool)
-    firm = np.ones(len(quasar)) if confident is None else np.asarray(confident, dtype=np.float64)
-    if unsure == "negative":
-        quasar, row = quasar & (firm >= 1), np.ones(len(quasar))
-    else:
-        row = firm if unsure == "weight" else (firm >= 1).astype(np.float64)
+    quasar, row = certain(is_quasar, confident, unsure)
     row = np.where(quasar & ~np.isfinite(z), 0, row)
     box, offset = encode(np.where(quasar, z, np.nan), lines, grid, n_boxes)
     weight = np.repeat(row[:, None], len(lines), axis=1)
@@ -132,6 +137,17 @@ def targets(
         torch.from_numpy(np.where(box >= 0, offset, 0).astype(np.float32)),
         torch.from_numpy(weight.astype(np.float32)),
     )
+
+
+def certain(
+    is_quasar: NDArray[np.bool_], confident: NDArray[np.bool_] | NDArray[np.float64] | None, unsure: Unsure
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return what is taught to be a quasar, and how much each spectrum counts, as in `targets`."""
+    quasar = np.asarray(is_quasar, dtype=bool)
+    firm = np.ones(len(quasar)) if confident is None else np.asarray(confident, dtype=np.float64)
+    if unsure == "negative":
+        return quasar & (firm >= 1), np.ones(len(quasar))
+    return quasar, firm if unsure == "weight" else (firm >= 1).astype(np.float64)
 
 
 def count(targets: Targets, n_boxes: int) -> Counts:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from broadline.lines import QUASARNET_LINES
 from broadline.training.dataset import PreparedSet
 from broadline.training.objective import Targets
 from broadline.training.simulated import Examples
@@ -64,9 +65,9 @@ def _moved(batch: Examples, device: torch.device) -> Examples:
 def resident(data: TrainingData, device: torch.device) -> TrainingData:
     """Return a prepared set as `Resident` if the device has room for it; other data as they are."""
     if isinstance(data, PreparedSet):
-        network = data.preset.network
         # A float16 a pixel; box, offset and weight of each line.
-        each = 2 * int(np.prod(network.input_shape)) + (8 + 4 + 4) * network.n_lines
+        shape = data.preset.network.input_shape
+        each = 2 * int(np.prod(shape)) + (8 + 4 + 4) * len(QUASARNET_LINES)
         if len(data) * each < _SHARE * free_memory(device):
             return Resident(data, device)
     return data

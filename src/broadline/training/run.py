@@ -14,6 +14,7 @@ import torch
 from broadline.decision import Rule
 from broadline.errors import UsageError
 from broadline.model import Model
+from broadline.networks.architecture import QuasarNETConfig
 from broadline.simulation.inspection import VISUAL_SCATTER
 from broadline.simulation.library import TRAINING, build_library
 from broadline.simulation.recipe import RECIPES
@@ -32,7 +33,6 @@ from broadline.training.objective import Counts, count
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples, Simulated
 from broadline.training.splits import Split, check, random_splits, read_splits, write_splits
-from broadline.training.validation import SCORES
 
 __all__ = ["Trained", "calibrate_in_memory", "score_table", "train_in_memory", "train_prepared"]
 
@@ -149,17 +149,22 @@ def _train_split(
         card=card,
         on_step=on_step,
     )
-    if preset.network.sigma and not Model(path.read_bytes()).recipe.calibration:
+    if _tells_errors(preset) and not Model(path.read_bytes()).recipe.calibration:
         _calibrate(path, held_out.ordered(), f"the {len(held_out):,} validation spectra")
     return path
 
 
+def _tells_errors(preset: Preset) -> bool:
+    return isinstance(preset.network, QuasarNETConfig) and preset.network.sigma
+
+
 def score_table(trained: Sequence[Trained]) -> str:
     """Return the scores of several splits as a table, with their mean and rms scatter about it."""
-    values = np.array([[each.scores[name] for name in SCORES] for each in trained])
+    names = list(trained[0].scores)
+    values = np.array([[each.scores[name] for name in names] for each in trained])
     rows = [(each.path.parent.name, row) for each, row in zip(trained, values, strict=True)]
     rows += [("mean", values.mean(axis=0)), ("rms", values.std(axis=0))]
-    lines = [" " * 9 + "".join(f"{name:>14}" for name in SCORES)]
+    lines = [" " * 9 + "".join(f"{name:>14}" for name in names)]
     lines += [f"{name:<9}" + "".join(f"{value:>14.5g}" for value in row) for name, row in rows]
     return "\n".join(lines)
 
@@ -198,6 +203,7 @@ def train_in_memory(
     UsageError
         As `fit` raises it.
     """
+    assert preset.finders
     if n < preset.batch:
         raise UsageError(f"{n:,} spectra are less than a batch of {preset.batch}: give more")
     held_out = min(_HELD_OUT, max(n // 5, preset.batch))
@@ -226,12 +232,12 @@ def train_in_memory(
         card=card,
         on_step=on_step,
     )
-    return calibrate_in_memory(path, preset, seed, templates) if preset.network.sigma else path
+    return calibrate_in_memory(path, preset, seed, templates) if _tells_errors(preset) else path
 
 
 def _counts(data: Simulated) -> Counts:
     """Return the counts of one epoch; others differ from it by the draw of noise alone."""
-    n_boxes = data.preset.network.n_boxes
+    n_boxes = data.preset.finders.n_boxes
     positives, negatives, n = zip(*(count(batch.targets, n_boxes) for batch in data.epoch(0)), strict=True)
     return Counts(torch.stack(positives).sum(dim=0), torch.stack(negatives).sum(dim=0), sum(n))
 

@@ -135,7 +135,7 @@ class Simulated:
         bal = np.where(broad & seen, 1, np.where(any_trough | broad, -1, 0)).astype(np.int8)
         z = np.where(quasar, truth["Z"][rows], np.nan)
         preset = self.preset
-        grid, n_boxes = preset.representation.grid, preset.network.n_boxes
+        grid, n_boxes = preset.representation.grid, preset.finders.n_boxes
         # Probabilities are weights; where a label is firm or not, it is so if most inspectors are sure.
         sure = firm if preset.unsure == "weight" else firm >= 0.5
         y = targets(z, quasar, bal, QUASARNET_LINES, grid, n_boxes, sure, preset.unsure)

@@ -9,13 +9,12 @@ from typing import Any
 
 import lightning_fabric
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from broadline.networks.architecture import Outputs
-from broadline.networks.quasarnet import QuasarNET
-from broadline.training.objective import Counts, Targets, equation_1, likelihood
+from broadline.training.objective import Counts, Targets
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples
+from broadline.training.task import task_of
 
 __all__ = ["Learner", "is_gpu"]
 
@@ -47,7 +46,8 @@ class Learner:
 
     Attributes
     ----------
-    network, averaged : QuasarNET
+    task : Task
+    network, averaged : QuasarNET or ConvNet
         What learns, and what is saved and scored: the running mean of its weights, or itself.
     device : torch.device
     gpu : bool
@@ -65,14 +65,15 @@ class Learner:
         )
         self.device = self.fabric.device
         self.gpu = is_gpu(self.device)
-        self.counts = counts and Counts(
+        on_device = counts and Counts(
             counts.positives.to(self.device), counts.negatives.to(self.device), counts.n_spectra
         )
+        self.task = task_of(preset, on_device)
         torch.manual_seed(seed)
-        self.network = QuasarNET(preset.network).to(self.device)
+        self.network = self.task.network().to(self.device)
         self.averaged, self._kept, self._new = self.network, list[Tensor](), list[Tensor]()
         if preset.averaging:
-            self.averaged = QuasarNET(preset.network).to(self.device)
+            self.averaged = self.task.network().to(self.device)
             self.averaged.load_state_dict(self.network.state_dict())
             self._kept, self._new = _floating(self.averaged), _floating(self.network)
         self.optimiser = torch.optim.AdamW(
@@ -93,18 +94,6 @@ class Learner:
             return (step + 1) / warm
         share = min(1.0, (step - warm) / max(1, self.n_steps - warm))
         return _LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * share))
-
-    def loss(self, outputs: Outputs[Tensor], y: Targets) -> Tensor:
-        """Return the preset's loss."""
-        preset = self.preset
-        logits, offset, log_sigma = outputs
-        stretch = preset.network.offset_range
-        if preset.loss != "likelihood":
-            return equation_1(logits, offset, y, preset.loss, self.counts, offset_range=stretch)
-        assert log_sigma is not None
-        return likelihood(
-            logits, offset, log_sigma, y, offset_range=stretch, offset_weight=preset.offset_weight
-        )
 
     def learn(self, batch: Examples) -> Tensor:
         """Take a step; return the loss before it, on the device. The next step overwrites that."""
@@ -141,11 +130,11 @@ class Learner:
             buffer.copy_(value)
         return cost
 
-    def _eager(self, forward: Callable[[Tensor], Outputs[Tensor]]) -> _Cost:
+    def _eager(self, forward: Callable[[Tensor], Any]) -> _Cost:
         def cost(x: Tensor, y: Targets) -> Tensor:
             with self.fabric.autocast():
                 outputs = forward(x)
-            return self.loss(outputs, y)
+            return self.task.loss(outputs, y)
 
         return cost
 
@@ -154,7 +143,7 @@ class Learner:
             return self._eager(torch.compile(self.network.logits))
         # The loss is a hundred small kernels more: captured with the rest, they are launched as one.
         whole = torch.compile(
-            lambda x, y: self.loss(self.network.logits(x), y), mode="reduce-overhead", dynamic=False
+            lambda x, y: self.task.loss(self.network.logits(x), y), mode="reduce-overhead", dynamic=False
         )
 
         def cost(x: Tensor, y: Targets) -> Tensor:
@@ -194,6 +183,6 @@ class Learner:
         }
 
 
-def _floating(network: QuasarNET) -> list[Tensor]:
+def _floating(network: nn.Module) -> list[Tensor]:
     """Return weights and running statistics, not copied."""
     return [value for value in network.state_dict().values() if value.is_floating_point()]

@@ -14,14 +14,15 @@ from broadline.finders import decode
 from broadline.grid import Grid
 from broadline.lines import QUASARNET_LINES
 from broadline.networks.architecture import Outputs
+from broadline.networks.convnet import ConvNet
 from broadline.networks.quasarnet import QuasarNET
 from broadline.training.objective import Targets
 from broadline.training.simulated import Examples
 
-__all__ = ["SCORES", "validate"]
+__all__ = ["classified", "validate"]
 
-#: Names of what `validate` returns. others_called: of stars and galaxies; catastrophic: of quasars.
-SCORES = ("loss", "purity", "completeness", "others_called", "catastrophic", "std", "nmad")
+# others_called: of stars and galaxies; catastrophic: of quasars.
+_SCORES = ("loss", "purity", "completeness", "others_called", "catastrophic", "std", "nmad")
 
 
 @torch.no_grad()
@@ -69,4 +70,34 @@ def validate(
         np.std(errors) if len(errors) else math.nan,
         1.4826 * np.median(np.abs(errors - np.median(errors))) if len(errors) else math.nan,
     )
-    return {name: float(value) for name, value in zip(SCORES, values, strict=True)}
+    return {name: float(value) for name, value in zip(_SCORES, values, strict=True)}
+
+
+@torch.no_grad()
+def classified(
+    network: ConvNet, examples: Sequence[Examples], loss: Callable[[Tensor, Targets], Tensor]
+) -> dict[str, float]:
+    """Return loss, precision, recall and F1 of the quasars called at a probability above one half.
+
+    Spectra of weight 0 do not count. Where nothing is called precision is 0, where there is no quasar so is
+    recall, and with either so is F1.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    total = weights = 0.0
+    counts = np.zeros(3)  # called and quasar, called, quasar
+    for batch in examples:
+        y = Targets(*(part.to(device) for part in batch.targets))
+        logits = network.logits(batch.x.to(device))
+        counted = y.weight[:, 0] > 0
+        weight = float(y.weight.sum())
+        total, weights = total + weight * float(loss(logits, y)), weights + weight
+        called, quasar = (logits > 0) & counted, (y.box[:, 0] >= 0) & counted
+        counts += [float(part.sum()) for part in (called & quasar, called, quasar)]
+    right, n_called, n_quasar = counts
+    return {
+        "loss": total / max(weights, 1e-6),
+        "precision": right / max(n_called, 1),
+        "recall": right / max(n_quasar, 1),
+        "f1": 2 * right / max(n_called + n_quasar, 1),
+    }
