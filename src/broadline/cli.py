@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from broadline.cli_evaluate import evaluate
-from broadline.errors import BroadlineError
+from broadline.cli_train import train, transfer
+from broadline.errors import BroadlineError, StoppedError
 from broadline.progress import ProgressBar, report, say
 
 app = typer.Typer(
@@ -25,7 +26,6 @@ models = typer.Typer(
     help="Models by name: list them, read their cards, import published weights.", no_args_is_help=True
 )
 app.add_typer(models, name="models")
-app.command()(evaluate)
 
 ModelName = Annotated[
     str, typer.Option("--model", help="A model's name (see `models list`) or file (.onnx, .h5).")
@@ -169,7 +169,7 @@ def simulate(
         try:
             catalogues = run(request, output, workers, lambda done: progress.show(done, done / n))
         except KeyboardInterrupt:
-            raise _InterruptedError(f"interrupted; the same command goes on in {output}") from None
+            raise StoppedError(f"interrupted; the same command goes on in {output}") from None
     typer.echo(f"{output}: {n:,} spectra, {', '.join(path.name for path in catalogues)}")
 
 
@@ -212,7 +212,7 @@ def prepare(
                 on_unit=lambda so_far, fraction: progress.show(so_far.n_read, fraction),
             )
         except KeyboardInterrupt:
-            raise _InterruptedError(f"interrupted; the same command goes on in {output}") from None
+            raise StoppedError(f"interrupted; the same command goes on in {output}") from None
     classes = ", ".join(f"{n:,} {name or 'unidentified'}" for name, n in summary.classes.items() if n)
     typer.echo(f"{output}: {len(summary):,} of {summary.n_read:,} spectra: {classes}")
     typer.echo(
@@ -227,95 +227,9 @@ def prepare(
         say(f"unusable: {note}")
 
 
-@app.command()
-def train(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model, log and checkpoints.")],
-    training_set: Annotated[
-        Path | None, typer.Argument(metavar="SET", help="Folder that `broadline prepare` wrote.")
-    ] = None,
-    in_memory: Annotated[
-        int | None,
-        typer.Option("--in-memory", min=1, help="Instead: so many simulated spectra, never on disk."),
-    ] = None,
-    preset: Annotated[str, typer.Option(help="broadline | paper | paper-code")] = "broadline",
-    splits: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train on so many random splits of SET, each in a folder of its own [1]."),
-    ] = None,
-    split: Annotated[
-        Path | None,
-        typer.Option(help="Train on the splits in a file, such as splits.parquet of another run."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs [the preset's].")] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after so many epochs without a better validation loss [never]."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
-    templates: Annotated[
-        Path | None, typer.Option(help="Folder of template sets for --in-memory [none needed].")
-    ] = None,
-    precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="bf16 is faster.")] = "bf16",
-) -> None:
-    """Train a network; needs torch (pip install 'broadline[train]').
-
-    A command that was stopped goes on after its last finished epoch when it is given again.
-    """
-    from broadline.errors import UsageError
-
-    if (training_set is None) == (in_memory is None):
-        raise UsageError("give a prepared SET to train on, or --in-memory N: one of the two")
-    if in_memory is not None and (splits or split):
-        raise UsageError(
-            "--splits and --split divide a prepared SET; --in-memory simulates its own validation"
-        )
-    if splits and split:
-        raise UsageError("give --splits N for random splits, or --split FILE for given ones, not both")
-    if training_set is not None and templates is not None:
-        raise UsageError("--templates is for --in-memory; a prepared SET holds its spectra")
-    if templates is not None and not templates.is_dir():
-        raise UsageError(f"there is no templates folder {templates}; without --templates none is needed")
-    try:
-        from broadline.training.presets import PRESETS
-        from broadline.training.run import score_table, train_in_memory, train_prepared
-    except ImportError as error:
-        raise UsageError(f"training needs more packages: pip install 'broadline[train]' ({error})") from error
-    if preset not in PRESETS:
-        raise UsageError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
-    with ProgressBar("simulating" if in_memory else "training") as progress:
-        try:
-            if in_memory is not None:
-                path = train_in_memory(
-                    PRESETS[preset],
-                    output,
-                    in_memory,
-                    epochs=epochs,
-                    patience=patience,
-                    seed=seed,
-                    templates=None if templates is None else str(templates),
-                    precision=precision,
-                    on_library=lambda done, total: progress.show(done, done / total),
-                    on_step=progress.learn,
-                )
-                said = f"wrote {path}"
-            else:
-                assert training_set is not None
-                trained = train_prepared(
-                    PRESETS[preset],
-                    output,
-                    training_set,
-                    splits=split or splits or 1,
-                    epochs=epochs,
-                    patience=patience,
-                    seed=seed,
-                    precision=precision,
-                    on_split=progress.split,
-                    on_step=progress.learn,
-                )
-                said = score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}"
-        except KeyboardInterrupt:
-            raise _InterruptedError(f"interrupted; the same command goes on in {output}") from None
-    typer.echo(said)
+app.command()(train)
+app.command()(transfer)
+app.command()(evaluate)
 
 
 @models.command("list")
@@ -374,10 +288,6 @@ def models_import(
 _INTERRUPTED = 130  # the exit code that typer and shells make of an interrupt from the keyboard
 
 
-class _InterruptedError(BroadlineError):
-    """An interrupt from the keyboard that leaves something behind."""
-
-
 def main() -> None:
     """Run the command line; an error meant for the user is one line and exit code 2."""
     # What astropy has to say of damaged headers is told by FLAGS and the summary.
@@ -387,7 +297,7 @@ def main() -> None:
         app(prog_name="broadline")
     except BroadlineError as error:
         say(f"broadline: {error}")
-        sys.exit(_INTERRUPTED if isinstance(error, _InterruptedError) else 2)
+        sys.exit(_INTERRUPTED if isinstance(error, StoppedError) else 2)
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
             say("broadline: interrupted; nothing was written")

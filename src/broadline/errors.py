@@ -6,7 +6,7 @@ from pathlib import Path
 
 from broadline.flags import Flag
 
-__all__ = ["BroadlineError", "ModelError", "ReadError", "UsageError"]
+__all__ = ["BroadlineError", "ModelError", "ReadError", "StoppedError", "UsageError"]
 
 
 class BroadlineError(Exception):
@@ -46,3 +46,7 @@ class ReadError(BroadlineError):
     def __reduce__(self) -> tuple[type[ReadError], tuple[Path, str, Flag, int]]:
         """Let the error travel between processes whole."""
         return type(self), (self.path, self.reason, self.flag, self.n_spectra)
+
+
+class StoppedError(BroadlineError):
+    """An interrupt from the keyboard that leaves something behind."""

@@ -24,6 +24,7 @@ from broadline.training.presets import Preset
 from broadline.training.resident import resident
 from broadline.training.simulated import Examples
 from broadline.training.step import Learner
+from broadline.training.transfer import Start
 
 __all__ = ["Progress", "TrainingData", "fit"]
 
@@ -88,6 +89,7 @@ def fit(
     precision: str = "bf16",
     counts: Counts | None = None,
     fingerprint: str | None = None,
+    start: Start | None = None,
     card: dict[str, str] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -113,6 +115,8 @@ def fit(
         Of the whole sample, for the loss "sample".
     fingerprint : str, optional
         Of the data, if these are not decided by preset and seed: a checkpoint of others is refused.
+    start : Start, optional
+        Weights to start from, instead of random ones.
     card : dict of str to str, optional
         Goes into the model file.
     on_step : callable, optional
@@ -130,7 +134,7 @@ def fit(
         If the network cannot be compiled, which makes training slower.
     """
     patience = patience or preset.patience
-    run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, card or {})
+    run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, start, card or {})
     if fingerprint:
         run.request["fingerprint"] = fingerprint
     try:
@@ -200,9 +204,11 @@ class _Run:
         seed: int,
         precision: str,
         counts: Counts | None,
+        start: Start | None,
         card: dict[str, str],
     ) -> None:
-        self.preset, self.folder, self.epochs, self.card = preset, folder, epochs, card
+        self.preset, self.folder, self.epochs = preset, folder, epochs
+        self.card = card | ({"started_from": start.source} if start else {})
         self.n_steps = epochs * (len(data) // preset.batch)
         if not self.n_steps:
             raise UsageError(f"{len(data)} spectra are less than a batch of {preset.batch}: give more")
@@ -212,8 +218,8 @@ class _Run:
             "seed": seed,
             "precision": precision,
             "n_spectra": len(data),
-        }
-        self.learner = Learner(preset, self.n_steps, seed, precision, counts)
+        } | (start.request if start else {})
+        self.learner = Learner(preset, self.n_steps, seed, precision, counts, start)
         self.data = resident(data, self.learner.device) if self.learner.gpu else data
         self.epoch, self.best, self.stale = 0, -math.inf, 0
 

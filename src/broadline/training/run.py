@@ -33,6 +33,7 @@ from broadline.training.objective import Counts, count
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples, Simulated
 from broadline.training.splits import Split, check, random_splits, read_splits, write_splits
+from broadline.training.transfer import Start
 
 __all__ = ["Trained", "calibrate_in_memory", "score_table", "train_in_memory", "train_prepared"]
 
@@ -66,6 +67,7 @@ def train_prepared(
     patience: int | None = None,
     seed: int = 0,
     precision: str = "bf16",
+    start: Start | None = None,
     on_split: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> list[Trained]:
@@ -82,7 +84,7 @@ def train_prepared(
     splits : int or Path
         Random splits by `splits.random_splits`, as Busca & Balland (2018), section 3, make ten of: no object
         is both learnt from and scored on. Or a file of splits.
-    epochs, patience, precision
+    epochs, patience, precision, start
         As `fit` takes them.
     seed : int
         Of the random splits, and of the first network; the next ones have the next seeds.
@@ -113,7 +115,7 @@ def train_prepared(
         source = splits.name if isinstance(splits, Path) else f"seed {seed}"
         known_as = f"split {i} of {len(parts)} ({source})"
         card = {"trained_on": f"{training_set.name} (SHA-256 {whole.sha256}), {known_as}"}
-        path = _train_split(whole, split, place, card, epochs, patience, seed + i, precision, on_step)
+        path = _train_split(whole, split, place, card, epochs, patience, seed + i, precision, start, on_step)
         trained.append(Trained(path, best_scores(place)))
     write_splits(folder / "splits.parquet", parts, objects)
     return trained
@@ -128,6 +130,7 @@ def _train_split(
     patience: int | None,
     seed: int,
     precision: str,
+    start: Start | None,
     on_step: Callable[[Progress], None] | None,
 ) -> Path:
     preset = whole.preset
@@ -146,6 +149,7 @@ def _train_split(
         precision=precision,
         counts=data.counts() if preset.loss == "sample" else None,
         fingerprint=fingerprint.hexdigest(),
+        start=start,
         card=card,
         on_step=on_step,
     )

@@ -15,6 +15,7 @@ from broadline.training.objective import Counts, Targets
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples
 from broadline.training.task import task_of
+from broadline.training.transfer import Start, freeze, groups
 
 __all__ = ["Learner", "is_gpu"]
 
@@ -43,6 +44,8 @@ class Learner:
     precision : {"bf16", "fp32"}
     counts : Counts, optional
         Of the whole sample, for the loss "sample".
+    start : Start, optional
+        Weights to start from, instead of random ones.
 
     Attributes
     ----------
@@ -57,9 +60,15 @@ class Learner:
     """
 
     def __init__(
-        self, preset: Preset, n_steps: int, seed: int, precision: str, counts: Counts | None = None
+        self,
+        preset: Preset,
+        n_steps: int,
+        seed: int,
+        precision: str,
+        counts: Counts | None = None,
+        start: Start | None = None,
     ) -> None:
-        self.preset, self.n_steps, self.step = preset, n_steps, 0
+        self.preset, self.n_steps, self.step, self.start = preset, n_steps, 0, start
         self.fabric = lightning_fabric.Fabric(
             accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
         )
@@ -70,14 +79,17 @@ class Learner:
         )
         self.task = task_of(preset, on_device)
         torch.manual_seed(seed)
-        self.network = self.task.network().to(self.device)
+        self.network = self.task.network()
+        if start:
+            start.load(self.network)
+        self.network.to(self.device)
         self.averaged, self._kept, self._new = self.network, list[Tensor](), list[Tensor]()
         if preset.averaging:
             self.averaged = self.task.network().to(self.device)
             self.averaged.load_state_dict(self.network.state_dict())
             self._kept, self._new = _floating(self.averaged), _floating(self.network)
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
+            groups(self.network, preset.rate, start),
             preset.rate,
             weight_decay=preset.weight_decay,
             amsgrad=preset.amsgrad,
@@ -163,6 +175,8 @@ class Learner:
     def start_epoch(self) -> None:
         """Make ready to learn, also after the network was scored."""
         self.network.train()
+        if self.start and self.start.trunk_rate == 0:
+            freeze(self.network)
 
     def state(self) -> dict[str, Any]:
         """Return all that decides the steps to come."""
