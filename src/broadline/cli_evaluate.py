@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from broadline.progress import say
+
+if TYPE_CHECKING:
+    from broadline.evaluation.study import Baseline, Study
+    from broadline.model import Model
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
     catalogues: Annotated[
-        list[Path], typer.Argument(help="Catalogue; or one for each training/validation split.")
+        list[Path], typer.Argument(help="Catalogue; or one for each training/validation split, in order.")
     ],
     truth: Annotated[
         Path, typer.Option(help="What is known: DR12Q superset, DR14Q, DR16Q, truth.parquet, any table.")
@@ -31,34 +35,69 @@ def evaluate(
     spectra: Annotated[
         list[Path] | None, typer.Option(help="Where the spectra lie: for galleries of them.")
     ] = None,
-    model: Annotated[str, typer.Option(help="What galleries draw lines with.")] = "default",
+    model: Annotated[
+        str | None, typer.Option(help="Draws the lines of galleries [the catalogue's by name, or default].")
+    ] = None,
     keep_ancillary: Annotated[
         bool, typer.Option("--keep-ancillary", help="Keep targets of ancillary programmes.")
     ] = False,
 ) -> None:
     """Compare a catalogue with the truth: numbers, figures and a page to open.
 
-    All as in the results section of Busca & Balland (2018), and more.
+    All as in the results section of Busca & Balland (2018), and more. Exit code 0: the report is written. 2:
+    the request cannot be carried out.
     """
-    from broadline.evaluation.baselines import read_baseline, settle, two_lines
     from broadline.evaluation.join import read_study
     from broadline.evaluation.report import write_report
-    from broadline.evaluation.results import results
-    from broadline.evaluation.study import Baseline
-    from broadline.model import load_model
 
-    drawn_with = load_model(model) if spectra else None
     say(f"reading {', '.join(path.name for path in catalogues)} and {truth.name}")
     study = read_study(catalogues, truth, splits=splits, keep_ancillary=keep_ancillary)
+    drawn_with = _drawn_with(model, study) if spectra else None
+    study = replace(
+        study,
+        baselines=_baselines(baseline or [], study),
+        about={**study.about, **_options(baseline, keep_ancillary)},
+    )
+    report = write_report(study, output, spectra or (), drawn_with, on_step=lambda step: say(f"  {step}"))
+    typer.echo(report.summary)
+    for section in report.sections:
+        for number in section.numbers:
+            if number.key in ("purity", "completeness"):
+                typer.echo(f"{number.label}: {number.text}")
+    typer.echo(f"wrote {report.page}" + (" (a simulated survey)" if study.simulated else ""))
+
+
+def _drawn_with(name: str | None, study: Study) -> Model:
+    """Return the model that draws lines into galleries, and say so if it did not make the catalogue."""
+    from broadline.model import list_models, load_model
+
+    made_by = study.about.get("model", "")
+    model = load_model(name or (made_by if made_by in list_models() else "default"))
+    if model.sha256 != study.about.get("model SHA-256"):
+        say(f"note: galleries show what the model {model.name} finds, which did not make the catalogue")
+    return model
+
+
+def _baselines(paths: list[Path], study: Study) -> dict[str, Baseline]:
+    """Return other classifiers by name; of two with the same name the second is numbered."""
+    from broadline.evaluation.baselines import read_baseline, settle, two_lines
+
     found: dict[str, Baseline] = {}
-    for path in baseline or []:
+    for path in paths:
         say(f"reading {path.name}")
-        found |= read_baseline(path, study.ids, study.sample)
+        for name, each in read_baseline(path, study.ids, study.sample).items():
+            number = 2
+            unique = name
+            while unique in found:
+                unique, number = f"{name} ({number})", number + 1
+            found[unique] = each
     if study.sample.c is not None:
         scheme = two_lines(study.sample, study.rule)
         found["two lines, one line inspected"] = settle(study.sample, scheme)
-    study = replace(study, baselines=found)
-    page = write_report(study, output, spectra or (), drawn_with, on_step=lambda step: say(f"  {step}"))
-    for number in results(study)[0].numbers[:2]:
-        typer.echo(f"{number.label}: {number.text}")
-    typer.echo(f"wrote {page}" + (" (a simulated survey)" if study.simulated else ""))
+    return found
+
+
+def _options(baseline: list[Path] | None, keep_ancillary: bool) -> dict[str, str]:
+    """Return what the provenance says of the request."""
+    said = {"other classifiers": ", ".join(path.name for path in baseline)} if baseline else {}
+    return said | ({"ancillary targets": "kept"} if keep_ancillary else {})

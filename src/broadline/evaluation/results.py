@@ -1,27 +1,35 @@
-"""The numbers of a report: every metric of a study with its uncertainty, and the paper's beside it."""
+"""The numbers of a report, with their uncertainties and counts, beside those of the paper."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from broadline.decision import Rule
-from broadline.evaluation.bal import bal_score
-from broadline.evaluation.metrics import bands, composition, crossing, curve, score, uncertain
-from broadline.evaluation.redshifts import pull, redshift_scatter, repeats, ripple
-from broadline.evaluation.reliability import compare, reliabilities
-from broadline.evaluation.sample import Sample
+from broadline.evaluation.measures import (
+    BAL,
+    NEEDS_OTHERS,
+    PROBABILITIES,
+    QUASARS,
+    REDSHIFTS,
+    UNCERTAIN,
+    WRONG,
+    Level,
+    Measured,
+    Row,
+    measured,
+)
+from broadline.evaluation.metrics import bands, in_redshift_bins, score
+from broadline.evaluation.redshifts import repeats, ripple
+from broadline.evaluation.reliability import Difference, McNemar, compare
 from broadline.evaluation.shares import Share, over_splits
 from broadline.evaluation.study import Baseline, Study
 
 __all__ = ["Number", "Section", "results"]
 
-_THRESHOLDS = np.linspace(0.0, 0.99, 100)
-_THREE = Rule(c_th=0.6, l_min=3)  # section 4.1
 _FEWEST = 100  # quasars from which a ripple is measured
 
 
@@ -34,11 +42,11 @@ class Number:
     key, label : str
         Its name for machines, and for people.
     text : str
-        Value, uncertainty, counts.
+        Value, uncertainty, unit, counts.
     paper : str
         What Busca & Balland (2018) found, "" where they say nothing.
-    values : mapping of str to number or list
-        Value, counts, interval, splits.
+    values : mapping of str to number, text or list
+        Value, counts, interval or error, splits; shares as fractions.
     """
 
     key: str
@@ -67,242 +75,186 @@ class Section:
     grid: tuple[tuple[str, ...], ...] = ()
 
 
-class _Row(NamedTuple):
-    """How a measured quantity is shown: numbers in `unit` times `scale`, with so many digits."""
-
-    key: str
-    label: str
-    paper: str = ""
-    unit: str = ""
-    digits: int = 0
-
-
-_QUASARS = (
-    _Row("purity", "purity", "99.51 ± 0.03 % (above 0.4)"),
-    _Row("completeness", "completeness", "99.52 ± 0.03 % (above 0.4)"),
-    _Row("crossing_1", "purity = completeness, 1 line", "about 99.5 %", "%", 2),
-    _Row("crossing_threshold_1", "... at the threshold", "near 0.4", "", 2),
-    _Row("crossing_2", "purity = completeness, 2 lines", "similar", "%", 2),
-    _Row("crossing_threshold_2", "... at the threshold", "near 0.1", "", 2),
-    _Row("purity_3", "purity, 3 lines above 0.6", "above 99.9 %"),
-    _Row("completeness_3", "completeness, 3 lines above 0.6", "below 45 %"),
+_ONE = (
+    "Shares are followed by their 95 % credible interval (Jeffreys' prior) and the counts; other numbers by "
+    "their standard error (jackknife by object) and the number of spectra."
 )
-_WRONG = (
-    _Row("star", "called quasar, annotated STAR", "0.27 ± 0.02 %"),
-    _Row("galaxy", "called quasar, annotated GALAXY", "0.19 ± 0.03 %"),
-    _Row("galaxy_right", "... of these with the right redshift", "over 80 %"),
-    _Row("other", "called quasar, annotated as something else"),
-    _Row("wrong_z", "called quasar, annotated QSO with another redshift", "0.14 ± 0.01 %"),
-    _Row("missed", "annotated QSO, not called", "0.33 ± 0.02 %"),
-    _Row("missed_z", "annotated QSO, called with another redshift", "0.14 ± 0.01 %"),
+_MANY = (
+    "Numbers are the mean over {n} splits ± the rms about it; counts are of all splits together, where a "
+    "spectrum counts as often as it was held out."
 )
-_REDSHIFTS = (
-    _Row("catastrophic", "wrong redshift, of annotated quasars called", "0.2 %"),
-    _Row("dv_mean", "dv within 6000 km/s: mean", "8 km/s", "km/s"),
-    _Row("dv_std", "... standard deviation", "664 km/s", "km/s"),
-    _Row("dv_nmad", "... NMAD", "", "km/s"),
-    _Row("dv_mean_all", "dv of all: mean", "", "km/s"),
-    _Row("dv_std_all", "... standard deviation", "", "km/s"),
-    _Row("dv_nmad_all", "... NMAD", "", "km/s"),
+_DV = "dv = c (z - z_ann) / (1 + z_ann), of secure annotations QSO that are called quasar."
+_RIPPLE = (
+    " The ripple is a wave in dv with the period of the network's boxes; without one the amplitude is 1.25 "
+    "times its error on average, and the power, amplitude squared over its mean at neighbouring periods, 1."
 )
-_BAL = (
-    _Row("bal_pseudo_completeness", "pseudo-completeness: accuracy for BAL quasars", "98.0 ± 0.4 %"),
-    _Row("bal_pseudo_purity", "pseudo-purity", "77 ± 1 %"),
-    _Row("bal_non_bal", "accuracy for quasars without BAL", "97.0 ± 0.2 %"),
-    _Row("bal_balnicity", "median BI of CIV, all", "936 km/s", "km/s"),
-    _Row("bal_missed", "median BI of CIV, missed", "122 km/s", "km/s"),
-    _Row("bal_dv_std", "dv of quasars called BAL, within 6000 km/s: standard deviation", "797 km/s", "km/s"),
-    _Row("bal_catastrophic", "wrong redshift, of annotated quasars called BAL", "0.2 %"),
-)
-_PROBABILITIES = (
-    _Row("ece_p_qso", "expected calibration error of P_QSO", digits=4),
-    _Row("ece_p_z", "expected calibration error of P_Z", digits=4),
-    _Row("ece_p_bal", "expected calibration error of P_BAL", digits=4),
-    _Row("pull_std", "pull of Z_ERR, dv within 6000 km/s: standard deviation", digits=2),
-    _Row("pull_nmad", "... NMAD", digits=2),
-)
-_UNCERTAIN = (
-    _Row("uncertain", "annotated with a confidence below 3", "about 2 %"),
-    _Row("tentative", "... with a redshift all the same", "more than half"),
-    _Row("called", "... called quasar", "20 %"),
-    _Row("agree", "... at the tentative redshift, of those called", "over 60 %"),
-)
-#: What a truth of quasars alone says nothing of.
-_NEEDS_OTHERS = {"purity", "purity_3", "star", "galaxy", "galaxy_right", "other"} | {
-    f"crossing_{part}{l_min}" for part in ("", "threshold_") for l_min in (1, 2)
-}
-_ONE = "Shares are followed by their 95 % credible interval (Jeffreys' prior) and the counts."
-_MANY = "Numbers are the mean over {n} splits with the rms about it; counts are of all splits together."
-_OTHERS = (
-    "Spectra sent to inspection take the annotated class and redshift. Differences are the catalogue's value "
-    "minus the other's, with the middle 95 % of a paired bootstrap by object."
-)
+_BOXED = "Called BAL: called quasar, with a BAL confidence above {:g}. BAL by annotation: flag and BI_CIV."
+_HONEST = "The standard deviation of the pull is 1 if errors are honest."
+_ALL_QUASARS = " Of quasars alone P_QSO and P_Z are bound to look too low."
 
 
 def results(study: Study) -> tuple[Section, ...]:
     """Return all numbers of a study. A metric of no rows is missing, not 0 or 1."""
-    whole = _measured(study.sample, study.rule)
-    parts = [_measured(part, study.rule) for part in study.parts()] if study.n_splits > 1 else []
+    split = study.n_splits > 1
+    whole = measured(study.sample, study.rule, errors=not split)
+    parts = [measured(part, study.rule) for part in study.parts()] if split else []
     if study.quasars_only:
         for each in (whole, *parts):
-            for key in _NEEDS_OTHERS:
+            for key in NEEDS_OTHERS:
                 each.pop(key, None)
-    rule = study.rule
-    note = (_MANY.format(n=len(parts)) if parts else _ONE) + (
-        f" Quasars are called by {rule.l_min} line{'s' * (rule.l_min > 1)} above {rule.c_th:g}, secure "
-        "annotations count."
-    )
+    note = f"{_called(study)} {_MANY.format(n=len(parts)) if split else _ONE}"
+    ripples = tuple(_ripples(study))
     sections = (
-        Section("Quasars", (*_rows(_QUASARS, whole, parts), *_bootstrap(study)), note),
-        _others(study),
-        Section("What is wrong, and what is missed", _rows(_WRONG, whole, parts)),
-        Section("Redshifts", (*_rows(_REDSHIFTS, whole, parts), *_ripples(study))),
+        Section("Quasars", (*_rows(QUASARS, whole, parts), *_bootstrap(study)), note),
+        *_others(study),
+        Section("What is wrong, and what is missed", _rows(WRONG, whole, parts)),
+        _in_bins(study),
+        Section("Redshifts", (*_rows(REDSHIFTS, whole, parts), *ripples), _DV + (_RIPPLE if ripples else "")),
+        Section("Broad absorption", _rows(BAL, whole, parts), _BOXED.format(study.rule.c_th_bal)),
         Section(
-            "Broad absorption", _rows(_BAL, whole, parts), f"Called BAL are quasars above {rule.c_th_bal:g}."
+            "Probabilities and errors",
+            _rows(PROBABILITIES, whole, parts),
+            _HONEST + _ALL_QUASARS * study.quasars_only,
         ),
-        Section("Probabilities and errors", _rows(_PROBABILITIES, whole, parts)),
-        Section("Spectra without a secure annotation", _rows(_UNCERTAIN, whole, parts)),
-        Section("Repeat observations", tuple(_repeats(study))),
+        Section("Spectra without a secure annotation", _rows(UNCERTAIN, whole, parts)),
+        Section("Repeat observations", tuple(_repeats(study)), "Pairs of spectra of one object."),
     )
     return tuple(section for section in sections if section.numbers)
 
 
-# ---- measuring
-
-
-def _measured(sample: Sample, rule: Rule) -> dict[str, Share | float]:
-    """Return everything that can be told of one sample; a share of nothing and NaN are not there."""
-    found, parts, scatter = score(sample), composition(sample), redshift_scatter(sample)
-    out: dict[str, Share | float | None] = {
-        "purity": found.purity,
-        "completeness": found.completeness,
-        "catastrophic": found.catastrophic,
-    }
-    out |= {row.key: getattr(parts, row.key) for row in _WRONG}
-    for suffix, moments in (("", scatter.right), ("_all", scatter.all)):
-        out |= {f"dv_{name}{suffix}": getattr(moments, name) for name in ("mean", "std", "nmad")}
-    if sample.c is not None:
-        three = score(sample.at(_THREE))
-        out |= {"purity_3": three.purity, "completeness_3": three.completeness}
-        for l_min in (1, 2):
-            cross = crossing(curve(sample, _THRESHOLDS, l_min))
-            if cross:
-                out[f"crossing_{l_min}"] = 100 * cross.value
-                out[f"crossing_threshold_{l_min}"] = cross.threshold
-    bal = bal_score(sample, rule.c_th_bal)
-    if bal:
-        out |= {
-            "bal_pseudo_completeness": bal.pseudo_completeness,
-            "bal_pseudo_purity": bal.pseudo_purity,
-            "bal_non_bal": bal.non_bal,
-            "bal_balnicity": bal.median_balnicity,
-            "bal_missed": bal.median_missed,
-            "bal_dv_std": bal.redshifts.right.std,
-            "bal_catastrophic": bal.redshifts.catastrophic,
-        }
-    out |= {f"ece_{name}": each.ece for name, each in reliabilities(sample).items()}
-    if pulls := pull(sample):
-        out |= {"pull_std": pulls.right.std, "pull_nmad": pulls.right.nmad}
-    if unsure := uncertain(sample):
-        out |= {row.key: getattr(unsure, row.key) for row in _UNCERTAIN}
-    return {key: value for key, value in out.items() if value is not None and math.isfinite(_value(value))}
-
-
-def _value(measured: Share | float) -> float:
-    return measured.value if isinstance(measured, Share) else measured
+def _called(study: Study) -> str:
+    """Return what makes a quasar, as far as the confidences bear it out."""
+    sample, rule = study.sample, study.rule
+    if sample.c is not None and np.array_equal(sample.at(rule).quasar, sample.quasar):
+        lines = "1 line" if rule.l_min == 1 else f"{rule.l_min} lines"
+        return f"Called quasar: at least {lines} with a confidence above {rule.c_th:g}."
+    return "Called quasar: what the catalogue calls so."
 
 
 # ---- writing
 
 
-def _rows(
-    rows: Sequence[_Row],
-    whole: Mapping[str, Share | float],
-    parts: Sequence[Mapping[str, Share | float]] = (),
-) -> tuple[Number, ...]:
+def _rows(rows: Sequence[Row], whole: Measured, parts: Sequence[Measured] = ()) -> tuple[Number, ...]:
+    """Return quantities that there are; of splits, those that one of them has."""
     return tuple(
-        _number(row, whole[row.key], [part[row.key] for part in parts if row.key in part])
+        _number(row, whole[row.key], [part.get(row.key) for part in parts])
         for row in rows
-        if row.key in whole
+        if row.key in whole and (not parts or any(row.key in part for part in parts))
     )
 
 
-def _number(row: _Row, whole: Share | float, parts: Sequence[Share | float] = ()) -> Number:
-    """Return a quantity with its scatter over splits, or a share with its interval."""
-    values: dict[str, Any] = {"value": _value(whole)}
-    share = isinstance(whole, Share)
-    scale, digits, unit = (100, 2, "%") if share else (1, row.digits, row.unit)
-    text = f"{scale * _value(whole):.{digits}f}"
+def _number(row: Row, whole: Share | Level, parts: Sequence[Share | Level | None] = ()) -> Number:
+    """Return a quantity with its scatter over splits, or its own interval or error."""
+    unit = "%" if isinstance(whole, Share) else row.unit
+    values: dict[str, Any] = {"value": whole.value} | ({"unit": unit} if unit not in ("", "%") else {})
+    centre, error = whole.value, math.nan
     if parts:
-        each = [_value(part) for part in parts]
-        spread = over_splits(each)
-        mean, rms = float(spread.mean), float(spread.rms)
-        values |= {"splits": each, "mean": mean, "rms": rms}
-        text = f"{scale * mean:.{digits}f} ± {scale * rms:.{digits}f}"
-    text = f"{text} {unit}".strip()
+        each = [None if part is None else part.value for part in parts]
+        spread = over_splits([math.nan if value is None else value for value in each])
+        centre, error = float(spread.mean), float(spread.rms)
+        values |= {"splits": each, "mean": centre, "rms": error}
+    elif isinstance(whole, Level):
+        error = whole.error
+        values |= {"error": error}
+    text = _measurement(centre, error, unit, 2 if isinstance(whole, Share) else row.digits)
     if isinstance(whole, Share):
         low, high = whole.interval
         values |= {"k": whole.k, "n": whole.n, "low": low, "high": high}
-        interval = "" if parts else f" [{100 * low:.2f}, {100 * high:.2f}]"
-        text = f"{text}{interval}, {whole.k:,} of {whole.n:,}"
+        text += "" if parts else f" [{100 * low:.2f}, {100 * high:.2f}]"
+        text += f", {whole.k:,} of {whole.n:,}"
+    elif whole.n:
+        values |= {"n": whole.n}
+        text += f", of {whole.n:,}"
     return Number(row.key, row.label, text, row.paper, values)
 
 
+def _measurement(value: float, error: float, unit: str, digits: int) -> str:
+    """Return a value and its error, with as many digits as the error shows in, but no more than two more."""
+    scale = 100 if unit == "%" else 1
+    text = f"{scale * value:z.{digits}f}"
+    if error > 0:
+        digits = min(max(digits, -math.floor(math.log10(scale * error))), digits + 2)
+        text = f"{scale * value:z.{digits}f} ± {scale * error:.{digits}f}"
+    return f"{text} {unit}".strip()
+
+
 def _bootstrap(study: Study) -> Iterator[Number]:
-    """Yield the bootstrap errors of purity and completeness, for a single catalogue."""
+    """Yield the bootstrap errors of purity and completeness of a single catalogue, if anything is wrong."""
     if study.n_splits > 1:
         return
     found = bands(study.sample)
     for name, band in (("purity", found.purity), ("completeness", found.completeness)):
         std = float(band.std[0])
-        if math.isfinite(std) and not (name == "purity" and study.quasars_only):
-            label = f"{name}: standard deviation of a bootstrap by object"
-            yield Number(f"{name}_bootstrap", label, f"{100 * std:.2f} %", "", {"value": std})
+        if std > 0 and not (name == "purity" and study.quasars_only):
+            label = f"standard error of the {name}, bootstrap by object"
+            yield Number(f"{name}_bootstrap", label, f"{100 * std:.2g} %", "", {"value": std})
 
 
-_PAPERS = {"auto": ("99.14 %", "94.98 %"), "auto+VI": ("99.17 %", "99.26 %")}
-_MEASURES = ("purity", "completeness", "catastrophic", "inspected")
-_HEAD = ("", "purity", "completeness", "wrong redshift", "inspected")
-_HEAD_DIFFERENCES = ("purity: ours minus theirs", "completeness: ours minus theirs")
+# ---- other classifiers
+
+_PAPERS = {
+    "auto": {"purity": "99.14 %", "completeness": "94.98 %"},
+    "auto+VI": {"purity": "99.17 %", "completeness": "99.26 %", "inspected": "less than about 5 %"},
+    "two lines, one line inspected": {
+        "purity": "above 99.7 %",
+        "completeness": "99.5 %",
+        "inspected": "about 0.2 %",
+    },
+}
+_MEASURES = {
+    "purity": "purity",
+    "completeness": "completeness",
+    "catastrophic": "wrong redshift",
+    "inspected": "inspected",
+}
+_TESTS = {
+    "purity_difference": "purity (percentage points)",
+    "completeness_difference": "completeness (percentage points)",
+    "quasars_mcnemar": "quasars right here alone, there alone",
+    "others_mcnemar": "others right here alone, there alone",
+}
+_BESIDE = (
+    "Wrong redshift: of annotated quasars called. Spectra sent to inspection take the annotated class and "
+    "redshift. Shares with their 95 % credible interval."
+)
+_AGAINST = (
+    "This catalogue's value minus the other's, with the middle 95 % of a paired bootstrap by object (1000 "
+    "resamples), and how many spectra only one of the two has right. p is the two-sided chance of as much if "
+    "both are as good: by the bootstrap, never below 0.002, and by McNemar's exact test."
+)
 
 
-def _others(study: Study) -> Section:
-    """Return other classifiers as one table, and their numbers."""
-    numbers: list[Number] = []
-    grid: list[tuple[str, ...]] = [(*_HEAD, *_HEAD_DIFFERENCES)]
-    ours = {number.key: number for number in _measures(study, study.sample, None, "")}
-    grid.append(("this catalogue", *(_cell(ours.get(key)) for key in _MEASURES), "", ""))
-    for name, baseline in study.baselines.items():
-        measured = _measures(study, baseline.sample, baseline.inspected, name)
-        found = {number.key: number for number in (*measured, *_differences(study, baseline))}
-        keys = (*_MEASURES, "purity_difference", "completeness_difference")
-        grid.append((name, *(_cell(found.get(key)) for key in keys)))
-        if unknown := baseline.n_unknown:
-            found["unknown"] = Number("unknown", "says nothing of", f"{unknown:,}", "", {"value": unknown})
-            grid.append((f"... says nothing of {unknown:,} spectra: they count as not called",))
-        key = "".join(letter if letter.isalnum() else "_" for letter in name.lower())
-        numbers += [
-            Number(f"{key}.{each.key}", f"{name}: {each.label}", each.text, each.paper, each.values)
-            for each in found.values()
-        ]
-    return Section("Other classifiers on the same spectra", tuple(numbers), _OTHERS, tuple(grid))
-
-
-def _measures(study: Study, sample: Sample, inspected: Share | None, name: str) -> tuple[Number, ...]:
-    purity, completeness = _PAPERS.get(name, ("", ""))
-    rows = (
-        _Row("purity", "purity", purity),
-        _Row("completeness", "completeness", completeness),
-        _Row("catastrophic", "wrong redshift, of annotated quasars called"),
-        _Row("inspected", "sent to inspection"),
+def _others(study: Study) -> tuple[Section, Section]:
+    """Return other classifiers beside this catalogue, and what differs."""
+    beside = {"this catalogue": _measures(study, "", None)}
+    beside |= {name: _measures(study, name, baseline) for name, baseline in study.baselines.items()}
+    against = {name: tuple(_differences(study, baseline)) for name, baseline in study.baselines.items()}
+    if not study.baselines:
+        beside = {}
+    return (
+        Section("Other classifiers on the same spectra", _flat(beside), _BESIDE, _grid(beside, _MEASURES)),
+        Section("This catalogue against the others", _flat(against), _AGAINST, _grid(against, _TESTS)),
     )
-    found = score(sample)
-    shares = {"purity": found.purity, "completeness": found.completeness, "catastrophic": found.catastrophic}
-    if study.quasars_only:
-        del shares["purity"]
-    if inspected is not None:
-        shares["inspected"] = inspected
-    return _rows(rows, {key: share for key, share in shares.items() if share.n})
+
+
+def _flat(found: Mapping[str, tuple[Number, ...]]) -> tuple[Number, ...]:
+    return tuple(
+        Number(f"{name}.{each.key}", f"{name}: {each.label}", each.text, each.paper, each.values)
+        for name, numbers in found.items()
+        for each in numbers
+    )
+
+
+def _grid(found: Mapping[str, tuple[Number, ...]], columns: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    """Return a table with a row for each name, without columns that nobody has anything for."""
+    rows = {name: {number.key: number for number in numbers} for name, numbers in found.items()}
+    shown = [key for key in columns if any(key in row for row in rows.values())]
+    grid = [("", *(columns[key] for key in shown))]
+    for name, row in rows.items():
+        grid.append((name, *(_cell(row.get(key)) for key in shown)))
+        if "unknown" in row:
+            grid.append((f"... says nothing of {row['unknown'].text} spectra: they count as not called",))
+    return tuple(grid)
 
 
 def _cell(number: Number | None) -> str:
@@ -311,21 +263,69 @@ def _cell(number: Number | None) -> str:
     return number.text + (f" (paper: {number.paper})" if number.paper else "")
 
 
+def _measures(study: Study, name: str, baseline: Baseline | None) -> tuple[Number, ...]:
+    found = score(study.sample if baseline is None else baseline.sample)
+    shares = {"purity": found.purity, "completeness": found.completeness, "catastrophic": found.catastrophic}
+    if study.quasars_only:
+        del shares["purity"]
+    if baseline is not None and baseline.inspected is not None:
+        shares["inspected"] = baseline.inspected
+    papers = _PAPERS.get(name, {})
+    rows = [Row(key, label, papers.get(key, "")) for key, label in _MEASURES.items()]
+    numbers = _rows(rows, {key: share for key, share in shares.items() if share.n})
+    if baseline is None or not baseline.n_unknown:
+        return numbers
+    n = baseline.n_unknown
+    return (*numbers, Number("unknown", "spectra it says nothing of", f"{n:,}", "", {"value": n}))
+
+
 def _differences(study: Study, baseline: Baseline) -> Iterator[Number]:
     """Yield by how much the catalogue differs from a baseline, and the chance of that."""
     found = compare(study.sample, baseline.sample)
     for what, one in (("purity", found.purity), ("completeness", found.completeness)):
         if math.isfinite(one.std) and not (what == "purity" and study.quasars_only):
-            low, high = f"{100 * one.low:+.2f}", f"{100 * one.high:+.2f}"
-            text = f"{100 * one.value:+.2f} [{low}, {high}] %, p = {one.p_value:.2g}"
-            values = {"value": one.value, "low": one.low, "high": one.high, "p": one.p_value}
-            yield Number(f"{what}_difference", f"difference in {what}", text, "", values)
+            yield _difference(what, one)
     for what, test in (("quasars", found.quasars), ("others", found.others)):
         if math.isfinite(test.p_value):
-            text = f"{test.only_one:,} and {test.only_other:,}, p = {test.p_value:.2g} (McNemar)"
-            values = {"only_ours": test.only_one, "only_theirs": test.only_other, "p": test.p_value}
-            label = f"{what} that the catalogue alone has right, and that it alone has right"
-            yield Number(f"{what}_mcnemar", label, text, "", values)
+            yield _mcnemar(what, test)
+
+
+def _difference(what: str, one: Difference) -> Number:
+    value, low, high = (f"{100 * x:+z.2f}" for x in (one.value, one.low, one.high))
+    values = {"value": one.value, "low": one.low, "high": one.high, "p": one.p_value}
+    text = f"{value} [{low}, {high}], p = {one.p_value:.2g}"
+    return Number(f"{what}_difference", f"difference in {what}", text, "", values)
+
+
+def _mcnemar(what: str, test: McNemar) -> Number:
+    values = {"only_here": test.only_one, "only_there": test.only_other, "p": test.p_value}
+    text = f"{test.only_one:,}, {test.only_other:,}, p = {test.p_value:.2g}"
+    return Number(f"{what}_mcnemar", _TESTS[f"{what}_mcnemar"], text, "", values)
+
+
+# ---- in bins, ripple, repeats
+
+
+def _in_bins(study: Study) -> Section:
+    """Return the numbers of figure 7."""
+    bins = in_redshift_bins(study.sample)
+    kinds = {"completeness": bins.completeness}
+    note = "Completeness in bins of the annotated redshift"
+    if not study.quasars_only:
+        kinds = {"purity": bins.purity} | kinds
+        note += ", purity in bins of the redshift found"
+    numbers: list[Number] = []
+    grid: list[tuple[str, ...]] = [("redshift", *kinds)]
+    for i, (low, high) in enumerate(zip(bins.edges[:-1], bins.edges[1:], strict=True)):
+        found = {}
+        for kind, shares in kinds.items():
+            if shares.n[i]:
+                row = Row(f"{kind}_z_{low}_{high}", f"{kind}, redshift {low} to {high}")
+                found[kind] = _number(row, Share(int(shares.k[i]), int(shares.n[i])))
+        if found:
+            numbers += found.values()
+            grid.append((f"{low} to {high}", *(_cell(found.get(kind)) for kind in kinds)))
+    return Section("Redshift by redshift", tuple(numbers), f"{note} (figure 7).", tuple(grid))
 
 
 def _ripples(study: Study) -> Iterator[Number]:
@@ -336,11 +336,16 @@ def _ripples(study: Study) -> Iterator[Number]:
         if line.bal or not math.isfinite(line.wavelength):
             continue
         wave = ripple(study.sample, line, grid, n_boxes)
-        if wave.n >= _FEWEST and math.isfinite(wave.amplitude):
-            text = f"{wave.amplitude:.0f} ± {wave.error:.0f} km/s, of {wave.n:,} quasars"
-            values = {"value": wave.amplitude, "error": wave.error, "n": wave.n, "chance": wave.chance}
-            label = f"ripple of dv at the boxes of {line.name}: amplitude"
-            yield Number(f"ripple_{line.name.lower()}", label, text, "", values)
+        if wave.n < _FEWEST or not math.isfinite(wave.amplitude):
+            continue
+        text = f"{_measurement(wave.amplitude, wave.error, 'km/s', 0)}, of {wave.n:,}"
+        if math.isfinite(wave.power):
+            text += f"; power {wave.power:.1f} ± {wave.power_error:.1f}, p = {wave.chance:.2g}"
+        values = {"value": wave.amplitude, "unit": "km/s", "error": wave.error, "n": wave.n}
+        values |= {"power": wave.power, "power_error": wave.power_error, "p": wave.chance}
+        yield Number(
+            f"ripple_{line.name.lower()}", f"ripple at the boxes of {line.name}: amplitude", text, "", values
+        )
 
 
 def _repeats(study: Study) -> Iterator[Number]:
@@ -349,20 +354,20 @@ def _repeats(study: Study) -> Iterator[Number]:
     found = repeats(study.sample)
     if found is None or not found.n_pairs:
         return
-    measured: dict[str, Share | float] = {
+    n = found.conflict.n - found.conflict.k
+    known: Measured = {
         "same_class": found.same_class,
         "conflict": found.conflict,
-        "std": found.std,
-        "nmad": found.nmad,
+        "std": Level(found.std, n),
+        "nmad": Level(found.nmad, n),
     }
     rows = (
-        _Row("same_class", "same verdict twice, of pairs"),
-        _Row("conflict", "redshifts that disagree, of pairs both called quasar"),
-        _Row("std", "scatter of one redshift, from pairs: standard deviation", "", "km/s"),
-        _Row("nmad", "... NMAD", "", "km/s"),
+        Row("same_class", "both or neither called quasar"),
+        Row("conflict", "not within 6000 km/s, of pairs both called quasar"),
+        Row("std", "scatter of one redshift, from the others: standard deviation", "", "km/s"),
+        Row("nmad", "... NMAD", "", "km/s"),
     )
-    known = {key: value for key, value in measured.items() if math.isfinite(_value(value))}
+    numbers = _rows(rows, {key: each for key, each in known.items() if math.isfinite(each.value)})
     yield from (
-        Number(f"repeats.{each.key}", each.label, each.text, each.paper, each.values)
-        for each in _rows(rows, known)
+        Number(f"repeats.{each.key}", each.label, each.text, each.paper, each.values) for each in numbers
     )
