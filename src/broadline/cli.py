@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from broadline.cli_candidates import candidates
 from broadline.cli_evaluate import evaluate
 from broadline.cli_train import train, transfer
 from broadline.errors import BroadlineError, StoppedError
@@ -230,6 +231,7 @@ def prepare(
 app.command()(train)
 app.command()(transfer)
 app.command()(evaluate)
+app.command()(candidates)
 
 
 @models.command("list")
