@@ -1,6 +1,7 @@
 """Scores of models on real spectra and on a simulated survey that none of them has seen: docs/model.md.
 
-    python benchmarks/model.py DATA --models default slim [--templates DIR] [--n 30000] [-o docs/model.md]
+    python benchmarks/model.py DATA --models default slim [--templates DIR] [--n 30000]
+                               [--redrock TABLE] [-o docs/model.md]
 
 DATA holds ``real/manifest.csv`` and the files it names. The survey (BOSS, the recipe of the archive, a seed
 that no training uses) goes through files, `classify` and catalogue as a real one does.
@@ -43,6 +44,7 @@ from real_sky import (
     table,
 )
 from realism import OPEN_SKY
+from redrock_peer import read_verdicts
 
 SEED = 20_261_122
 
@@ -118,6 +120,7 @@ def sample_of(catalogue: Path, truth: Path) -> tuple[Sample, NDArray[np.float32]
 
 def simulated_rows(sample: Sample, trough: NDArray[np.float32], name: str) -> list[tuple[str, str]]:
     """Return every score on the simulated survey, of one model."""
+    model = load_model(name)
     found = score(sample)
     scatter = redshift_scatter(sample)
     rows = [
@@ -130,7 +133,7 @@ def simulated_rows(sample: Sample, trough: NDArray[np.float32], name: str) -> li
     rows.append(("stars called QSO", share(int((star & sample.quasar).sum()), int(star.sum()))))
     seen = sample.take((sample.balnicity <= 0) | (trough > 60))  # type: ignore[operator]
     for text, part in (("detectable troughs", seen), ("all troughs", sample)):
-        bal = bal_score(part)
+        bal = bal_score(part, model.rule.c_th_bal)
         if bal is not None:
             cells = (bal.pseudo_completeness, bal.non_bal, bal.pseudo_purity)
             text = f"BAL completeness / non-BAL rejected / pseudo-purity, {text}"
@@ -138,7 +141,6 @@ def simulated_rows(sample: Sample, trough: NDArray[np.float32], name: str) -> li
     pulled = pull(sample)
     if pulled:
         rows.append(("pull of Z_ERR: std / robust", f"{pulled.right.std:.2f} / {pulled.right.nmad:.2f}"))
-    model = load_model(name)
     wave = ripple(sample, LINES["MGII"], model.representation.grid, model.recipe.finders.n_boxes)
     rows.append(("ripple at the box period of MgII (km/s)", f"{wave.amplitude:.0f} ± {wave.error:.0f}"))
     for key, each in reliabilities(sample).items():
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["default"])
     parser.add_argument("--templates", type=Path)
     parser.add_argument("--n", type=int, default=30_000)
+    parser.add_argument("--redrock", type=Path, help="table of benchmarks/redrock_peer.py")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     real, simulated = [], []
@@ -177,10 +180,17 @@ def main() -> None:
             classify([root / "survey"], root / "catalogue.parquet", choice)
             sample, trough = sample_of(root / "catalogue.parquet", root / "survey" / "truth.parquet")
             simulated.append(simulated_rows(sample, trough, name))
+    names = list(options.models)
+    if options.redrock:
+        labels = read_labels(options.data, keys)
+        for name, warned in (("redrock, ZWARN 0", False), ("redrock, best fit", True)):
+            said = read_verdicts(options.redrock, keys, name, warned)
+            real.append([row for row in real_rows(labels, said) if not row[0].startswith("BAL")])
+            names.append(name)
     text = "\n\n".join(
         [
             "### Real spectra",
-            side_by_side(options.models, real),
+            side_by_side(names, real),
             f"### Simulated BOSS survey, {options.n:,} spectra (simulated)",
             side_by_side(options.models, simulated),
         ]

@@ -74,8 +74,9 @@ class Calibration:
         Coefficients of P_QSO and P_Z over `QUASAR_FEATURES`, and of P_BAL over `BAL_FEATURES`.
     scale : tuple of float
         What the finders' own error is multiplied by for one line, and for two or more combined.
-    scatter : float
-        Of the redshifts that experts give (km/s), which is no error of the finders: added in quadrature.
+    scatter : tuple of float
+        Of the redshifts that experts give (km/s), which is no error of the finders: added in quadrature, for
+        quasars below `decision.NARROW_BELOW` and beyond.
     fitted_on : str
         On what: the probabilities are those of its mix of classes.
     """
@@ -85,7 +86,7 @@ class Calibration:
     bal: tuple[float, ...]
     scale: tuple[float, float]
     fitted_on: str
-    scatter: float = 0.0
+    scatter: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         for name, features in (("qso", QUASAR_FEATURES), ("z", QUASAR_FEATURES), ("bal", BAL_FEATURES)):
@@ -94,8 +95,8 @@ class Calibration:
                 raise ValueError(f"calibration of {name} needs {len(features)} finite coefficients")
         if len(self.scale) != 2 or not (np.array(self.scale) > 0).all():
             raise ValueError("calibration needs two positive scales of errors")
-        if not 0 <= self.scatter < math.inf:
-            raise ValueError(f"calibration needs a scatter of 0 km/s or more, not {self.scatter}")
+        if len(self.scatter) != 2 or not all(0 <= kms < math.inf for kms in self.scatter):
+            raise ValueError(f"calibration needs two scatters of 0 km/s or more, not {self.scatter}")
 
     def probability(self, name: str, features: _Array) -> _Array:
         """Return the probability "qso", "z" or "bal" for rows of features."""
@@ -115,5 +116,5 @@ class Calibration:
             If a field is missing, unknown or impossible.
         """
         curves = {name: tuple(map(float, fields[name])) for name in ("qso", "z", "bal", "scale")}
-        scatter = float(fields.get("scatter", 0.0))
+        scatter = tuple(map(float, fields.get("scatter", (0.0, 0.0))))
         return cls(fitted_on=str(fields["fitted_on"]), scatter=scatter, **curves)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,11 +87,9 @@ def _baselines(paths: list[Path], study: Study) -> dict[str, Baseline]:
     for path in paths:
         say(f"reading {path.name}")
         for name, each in read_baseline(path, study.ids, study.sample).items():
-            number = 2
-            unique = name
-            while unique in found:
-                unique, number = f"{name} ({number})", number + 1
-            found[unique] = each
+            text = name.encode("utf-8", "backslashreplace").decode()  # files may have names that are no text
+            numbered = (f"{text} ({number})" for number in count(2))
+            found[next(free for free in chain([text], numbered) if free not in found)] = each
     if study.sample.c is not None:
         scheme = two_lines(study.sample, study.rule)
         found["two lines, one line inspected"] = settle(study.sample, scheme)

@@ -11,12 +11,23 @@ from numpy.typing import NDArray
 from broadline.errors import UsageError
 from broadline.lines import Line
 
-__all__ = ["CONFLICT_KMS", "SPEED_OF_LIGHT", "Decision", "Rule", "combine", "decide", "velocity"]
+__all__ = [
+    "CONFLICT_KMS",
+    "NARROW_BELOW",
+    "SPEED_OF_LIGHT",
+    "Decision",
+    "Rule",
+    "combine",
+    "decide",
+    "velocity",
+]
 
 #: km/s, exact by definition of the metre.
 SPEED_OF_LIGHT = 299_792.458
 #: Redshifts further apart than this come from different lines (Busca & Balland 2018, section 4.1).
 CONFLICT_KMS = 6000.0
+#: Redshift at which [O III] 5008 leaves spectra that end at 10,000 Angstrom.
+NARROW_BELOW = 1.0
 # Lines at least this sure, and this near to the surest one (km / s), have a say in the redshift.
 _SAY, _NEAR = 0.2, 4000.0
 
@@ -92,7 +103,7 @@ def combine(
     z_err: NDArray[np.float64],
     best: NDArray[np.int64],
     scale: tuple[float, float] = (1.0, 1.0),
-    scatter: float = 0.0,
+    scatter: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return redshift, error and number of the emission lines that agree with the most confident one.
 
@@ -107,8 +118,8 @@ def combine(
     scale : (float, float)
         What the error is multiplied by where one line has a say, and where more have: the errors of lines of
         one spectrum are correlated.
-    scatter : float
-        Of the redshifts that experts give (km/s), added in quadrature.
+    scatter : (float, float)
+        Of the redshifts that experts give (km/s), added in quadrature: below `NARROW_BELOW`, and beyond.
     """
     rows = np.arange(len(c))
     near = np.abs(velocity(z, z[rows, best][:, None])) < _NEAR
@@ -119,7 +130,8 @@ def combine(
     total = weight.sum(axis=1)
     combined = np.expm1((weight * log).sum(axis=1) / total)
     widened = np.where(say.sum(axis=1) > 1, scale[1], scale[0])
-    total_error = (1 + combined) * np.hypot(widened / np.sqrt(total), scatter / SPEED_OF_LIGHT)
+    kms = np.where(combined < NARROW_BELOW, *scatter)
+    total_error = (1 + combined) * np.hypot(widened / np.sqrt(total), kms / SPEED_OF_LIGHT)
     return combined, total_error, say.sum(axis=1)
 
 
@@ -130,7 +142,7 @@ def decide(
     rule: Rule,
     z_err: NDArray[np.float64] | None = None,
     scale: tuple[float, float] = (1.0, 1.0),
-    scatter: float = 0.0,
+    scatter: tuple[float, float] = (0.0, 0.0),
 ) -> Decision:
     """Return the verdict on each spectrum from its lines' confidences and redshifts.
 

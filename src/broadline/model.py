@@ -55,6 +55,8 @@ _FOREIGN = {
     b"\x80\x05": "it is a pickle; broadline loads no pickled code",
     b"SIMPLE  =": "it is a FITS file; spectra are given without --model",
 }
+# Scale and scatter of errors without a calibration.
+_AS_IT_IS = ((1.0, 1.0), (0.0, 0.0))
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -174,7 +176,7 @@ class Model:
         """Return what the finders say of represented spectra, and the verdict by the rule in force."""
         found = self.predict(values)
         calibration = self.recipe.calibration
-        scale, scatter = (calibration.scale, calibration.scatter) if calibration else ((1.0, 1.0), 0.0)
+        scale, scatter = (calibration.scale, calibration.scatter) if calibration else _AS_IT_IS
         return found, decide(found.c, found.z, self.lines, self.rule, found.z_err, scale, scatter)
 
     def classify_batch(self, spectra: Spectra) -> pa.Table:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from broadline.errors import UsageError
 from broadline.simulation.files.fits_parts import ORIGIN
 
-__all__ = ["RawTable", "load_tables"]
+__all__ = ["RawTable", "load_tables", "raw_tables"]
 
 # Numbers that name things: those that are missing are -1, as NaN would cost the last digits of the others.
 _NUMBERS = frozenset({"PLATE", "MJD", "FIBERID", "OBSID", "TARGETID", "THING_ID", "ROW"})
@@ -77,7 +77,7 @@ def load_tables(
         If it cannot be read, or a column that is no text holds no numbers.
     """
     try:
-        tables = _load(path, choose, text)
+        tables = raw_tables(path, choose, text)
         return [RawTable(_numbers(table.columns, text, spare), table.meta) for table in tables]
     except OSError as error:
         raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
@@ -86,7 +86,11 @@ def load_tables(
         raise UsageError(f"{path} cannot be read as a {what} ({said}); fetch it again") from error
 
 
-def _load(path: Path, choose: Choice, text: AbstractSet[str]) -> list[RawTable]:
+def raw_tables(path: Path, choose: Choice, text: AbstractSet[str] = frozenset()) -> list[RawTable]:
+    """Return some columns of each table of a file, as `load_tables`, but text too where numbers should be.
+
+    What is wrong with the file raises whatever its reader raises.
+    """
     with path.open("rb") as stream:
         start = stream.read(16)
     if start[:9] == b"SIMPLE  =" or start[:2] == b"\x1f\x8b":
@@ -146,7 +150,7 @@ def _load_fits(path: Path, choose: Choice, text: AbstractSet[str]) -> list[RawTa
     tables = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
-        with fits.open(path, memmap=True) as hdus:
+        with fits.open(path, memmap=True, character_as_bytes=True) as hdus:
             first = _cards(hdus[0].header)
             if first.get("ORIGIN") == ORIGIN[1]:
                 first["simulated"] = str(ORIGIN[2])
@@ -168,21 +172,30 @@ def _cards(header: fits.Header) -> dict[str, str]:
 def _from_arrow(table: pa.Table, text: AbstractSet[str]) -> dict[str, NDArray[Any]]:
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        if name.upper() in text:
-            column = column.cast(pa.string()).fill_null("")
-        elif name.upper() in _NUMBERS and (pa.types.is_integer(kind) or pa.types.is_null(kind)):
-            column = column.cast(pa.int64()).fill_null(-1)
-        elif pa.types.is_null(kind):
-            column = column.cast(pa.float64())
-        elif pa.types.is_boolean(kind):
-            column = column.cast(pa.int8())
-        if pa.types.is_fixed_size_list(kind):
-            flat = pc.list_flatten(column).to_numpy()
-            columns[name.upper()] = _native(name, flat.reshape(len(column), -1), text)
-        else:
-            columns[name.upper()] = _native(name, column.to_numpy(), text)
+        shape: tuple[int, ...] = (len(column),)
+        if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
+            column = pc.list_flatten(column)
+            shape = (shape[0], len(column) // max(shape[0], 1))
+            if len(column) != shape[0] * shape[1]:
+                raise ValueError(f"the lists of column {name} are not all of one length")
+        columns[name.upper()] = _arrow_column(name, column, text).reshape(shape)
     return columns
+
+
+def _arrow_column(name: str, column: pa.ChunkedArray, text: AbstractSet[str]) -> NDArray[Any]:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if name.upper() in text or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = pc.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
+        words = column.combine_chunks().dictionary_encode()  # there are few, mostly, and Python makes each
+        unlike = np.array(words.dictionary.to_pylist() or [""], dtype=np.str_)
+        return np.asarray(unlike[words.indices.to_numpy()])
+    if name.upper() in _NUMBERS and (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        column = column.cast(pa.int64()).fill_null(-1)
+    elif pa.types.is_null(kind):
+        column = column.cast(pa.float64())
+    elif pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    return _native(name, column.to_numpy(), text)
 
 
 def _native(name: str, column: Any, text: AbstractSet[str]) -> NDArray[Any]:

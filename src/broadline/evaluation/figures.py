@@ -50,10 +50,13 @@ class Plot:
 
     def draw(self, study: Study) -> Figure | None:
         """Return the figure, marked as simulated if the study is; None if there is nothing to show."""
-        shown = study
-        if not self.all_rules:
-            names = [name for name in study.baselines if name not in _RULES]
-            shown = replace(study, baselines={name: study.baselines[name] for name in names})
+        # Classifiers have the names of files, and a dollar sign would begin a formula.
+        named = {
+            name.replace("$", r"\$"): each
+            for name, each in study.baselines.items()
+            if self.all_rules or name not in _RULES
+        }
+        shown = replace(study, baselines=named)
         with style():
             figure = self.content(shown)
             if figure is not None and study.simulated:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
-from astropy.io import fits
-from astropy.table import Table
-from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
-from broadline.archives.base import GZIP, fault_of
-from broadline.errors import BroadlineError, ReadError, UsageError
+from broadline.archives.base import fault_of
+from broadline.errors import BroadlineError, UsageError
 from broadline.evaluation.shares import Floats, Ints, Mask
 from broadline.flags import UNCLASSIFIED
-from broadline.truth import GALAXY, OTHER, QSO, STAR, UNKNOWN
+from broadline.tables import raw_tables
+from broadline.truth import GALAXY, OTHER, QSO, STAR, UNKNOWN, names_of
 
 __all__ = ["N_FITS", "Calls", "Fits", "read_answers"]
 
@@ -34,8 +27,12 @@ N_FITS = 5
 Columns = Mapping[str, Any]
 
 _NAMES = {"QSO": QSO, "STAR": STAR, "GALAXY": GALAXY}
-#: What spectra may be named by, best first.
-_IDS: tuple[tuple[str, ...], ...] = (("PLATE", "MJD", "FIBERID"), ("OBSID",), ("TARGETID",))
+#: What spectra may be named by, best first, and the columns that it is made of.
+_IDS: Mapping[str, tuple[str, ...]] = {
+    "PLATE-MJD-FIBERID": ("PLATE", "MJD", "FIBERID"),
+    "OBSID": ("OBSID",),
+    "TARGETID": ("TARGETID",),
+}
 _PLATE = r"(?P<plate>\d+)-(?P<mjd>\d+)"
 #: In a folder, the files of the first of these kinds that are there are read.
 _KINDS = tuple(
@@ -49,8 +46,7 @@ _CALLS = (("IS_QSO_QN", "Z_QN"), ("IS_QSO", "Z"))
 #: Columns that a catalogue of broadline has and no other: only there FLAGS means what it means to us.
 _OURS = ("NEEDS_VI", "FLAGS")
 _MORE = ("P_QSO", "P_Z", "P_BAL", "Z_ERR")
-_CLASSES = frozenset(layout[0] for layout in _FITS)
-_WANTED = frozenset(name for group in (*_IDS, *_FITS, *_CALLS, _OURS, _MORE) for name in group)
+_WANTED = frozenset(name for group in (*_IDS.values(), *_FITS, *_CALLS, _OURS, _MORE) for name in group)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +138,7 @@ def read_answers(path: Path, ids: Mapping[str, NDArray[Any]]) -> Fits | Calls:
 class _Part(NamedTuple):
     """The answers of one file, a row a spectrum, and what their spectra are named by."""
 
-    by: tuple[str, ...]
+    by: str
     key: Ints
     answers: Fits | Calls
 
@@ -158,30 +154,23 @@ def _files(folder: Path, ids: Mapping[str, NDArray[Any]]) -> list[Path]:
             break
     else:
         raise UsageError(f"folder {folder} holds no spZall, spZbest or redrock files; name a file or another")
-    if "plate" not in kind.groupindex or not _named(_IDS[0], ids):
+    if "plate" not in kind.groupindex or not _named("PLATE-MJD-FIBERID", ids):
         return paths
-    plates = set(_plate(_integers(ids["PLATE"]), _integers(ids["MJD"])).tolist())
+    plates = set(zip(ids["PLATE"].tolist(), ids["MJD"].tolist(), strict=True))
     matches = [(path, kind.fullmatch(path.name)) for path in paths]
-    wanted = [
-        path for path, match in matches if match and _plate(int(match["plate"]), int(match["mjd"])) in plates
-    ]
+    wanted = [path for path, match in matches if match and (int(match["plate"]), int(match["mjd"])) in plates]
     if not wanted:
         raise UsageError(f"folder {folder} has none of the plates of the {len(ids['PLATE'])} spectra")
     return wanted
 
 
-def _plate(plate: Any, mjd: Any) -> Any:
-    return plate * 10**5 + mjd
-
-
 # ---- files
 
 
-def _part(path: Path, named: Sequence[tuple[str, ...]]) -> _Part:
+def _part(path: Path, named: Sequence[str]) -> _Part:
     """Return what one file says, by the best names that it shares with the spectra asked for."""
     try:
-        tables = _load(path)
-        for columns in tables:
+        for columns, _ in raw_tables(path, _choose):
             for call in _CALLS:
                 if columns.keys() >= set(call) and (by := _names(path, columns, named)):
                     return _calls(by, columns, call)
@@ -196,29 +185,23 @@ def _part(path: Path, named: Sequence[tuple[str, ...]]) -> _Part:
     raise UsageError(f"{path} holds neither fits nor a catalogue, by its columns (wanted: {wanted})")
 
 
-def _names(path: Path, columns: Columns, named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _choose(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.upper() in _WANTED or name.upper().startswith("C_")]
+
+
+def _names(path: Path, columns: Columns, named: Sequence[str]) -> str:
     for by in named:
         if _named(by, columns):
             return by
-    there = " or ".join(", ".join(group) for group in _IDS)
+    there = " or ".join(", ".join(group) for group in _IDS.values())
     raise UsageError(f"{path} and the spectra have no names in common; both need {there}")
 
 
-def _key(by: tuple[str, ...], columns: Columns) -> Ints:
-    """Return one number for each row; -1 for no name."""
-    parts = [_integers(columns[name]) for name in by]
-    if len(parts) == 1:
-        return parts[0]
-    plate, mjd, fibre = parts
-    named = (plate > 0) & (plate < 10**6) & (mjd > 0) & (mjd < 10**5) & (fibre >= 0) & (fibre < 10**4)
-    return np.where(named, _plate(plate, mjd) * 10**4 + fibre, -1)
+def _named(by: str, columns: Columns) -> bool:
+    return columns.keys() >= set(_IDS[by]) and bool(names_of(by, columns)[1].any())
 
 
-def _named(by: tuple[str, ...], columns: Columns) -> bool:
-    return columns.keys() >= set(by) and bool((_key(by, columns) != -1).any())
-
-
-def _calls(by: tuple[str, ...], columns: Columns, call: tuple[str, str]) -> _Part:
+def _calls(by: str, columns: Columns, call: tuple[str, str]) -> _Part:
     """Return calls; rows without a verdict are not known."""
     said = _integers(columns[call[0]])
     known = said >= 0
@@ -226,7 +209,7 @@ def _calls(by: tuple[str, ...], columns: Columns, call: tuple[str, str]) -> _Par
         known = known & ((_integers(columns["FLAGS"]) & int(UNCLASSIFIED)) == 0)
     more = _confidences(columns) if call[0] == "IS_QSO" else {}
     quasar = known & (said > 0)
-    return _Part(by, _key(by, columns), Calls(quasar, _redshifts(columns[call[1]]), known, more))
+    return _Part(by, names_of(by, columns)[0], Calls(quasar, _redshifts(columns[call[1]]), known, more))
 
 
 def _confidences(columns: Columns) -> dict[str, NDArray[Any]]:
@@ -242,10 +225,10 @@ def _confidences(columns: Columns) -> dict[str, NDArray[Any]]:
     return more
 
 
-def _five_fits(by: tuple[str, ...], columns: Columns, layout: tuple[str, str, str]) -> _Part:
+def _five_fits(by: str, columns: Columns, layout: tuple[str, str, str]) -> _Part:
     """Return the fits of each spectrum, whether they stand side by side or below each other."""
     kind, z, warning = (columns[name] for name in layout)
-    key = _key(by, columns)
+    key = names_of(by, columns)[0]
     known = np.ones(len(key), dtype=bool)
     if np.ndim(kind) == 2:
         fits_ = Fits(_codes(kind)[:, :N_FITS], _redshifts(z)[:, :N_FITS], _integers(warning)[:, 0], known)
@@ -269,7 +252,7 @@ def _five_fits(by: tuple[str, ...], columns: Columns, layout: tuple[str, str, st
 def _match(parts: Sequence[_Part], ids: Mapping[str, NDArray[Any]]) -> Ints:
     """Return the row of each spectrum in all parts one after another; -1 where there is none."""
     by = parts[0].by
-    wanted, key = _key(by, ids), np.concatenate([part.key for part in parts])
+    wanted, key = names_of(by, ids)[0], np.concatenate([part.key for part in parts])
     order = np.argsort(key, kind="stable")
     found = np.minimum(np.searchsorted(key[order], wanted), len(key) - 1)
     row = order[found]
@@ -300,100 +283,31 @@ def _placed_calls(calls: Calls, row: Ints) -> Calls:
 
 def _codes(names: Any) -> NDArray[np.int8]:
     """Return the classes as `broadline.truth` numbers them."""
-    if names.dtype == np.int8:
-        return np.asarray(names)
-    if names.dtype.kind not in "SUO":
+    if names.dtype.kind not in "SU":
         raise ValueError(f"a column of {names.dtype} stands where classes should")
-    text = np.strings.upper(np.strings.strip(np.ma.filled(names, "").astype(str)))
+    text = np.strings.upper(np.strings.strip(np.asarray(names))).astype(np.str_)
     return np.select([text == name for name in _NAMES], list(_NAMES.values()), OTHER).astype(np.int8)
 
 
 def _integers(column: Any) -> Ints:
-    """Return whole numbers or logicals, -1 where they are missing: no detour that would round a TARGETID."""
-    values = np.ma.filled(column.astype(np.int64), -1) if np.ma.is_masked(column) else np.asarray(column)
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=-1)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"a column of {values.dtype} stands where whole numbers should")
-    return values.astype(np.int64, copy=False)
+    """Return whole numbers or logicals, -1 where they are missing."""
+    return np.asarray(np.nan_to_num(_numbers(column), nan=-1)).astype(np.int64, copy=False)
 
 
 def _floats(column: Any) -> NDArray[np.floating[Any]]:
     """Return numbers, NaN where they are missing; thresholds mean the same in the precision they came in."""
-    values = (
-        np.ma.filled(column.astype(np.float64), np.nan) if np.ma.is_masked(column) else np.asarray(column)
-    )
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"a column of {values.dtype} stands where numbers should")
+    values = _numbers(column)
     single = values.dtype.kind == "f" and values.dtype.itemsize == 4
     return values.astype(np.float32 if single else np.float64, copy=False)
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    if column.dtype.kind not in "biuf":
+        raise ValueError(f"a column of {column.dtype} stands where numbers should")
+    return np.asarray(column)
 
 
 def _redshifts(column: Any) -> Floats:
     """Return redshifts, NaN for what is none (the DR16Q superset writes -1)."""
     z = _floats(column).astype(np.float64, copy=False)
     return np.where(np.isfinite(z) & (z > -1), z, np.nan)
-
-
-# ---- tables
-
-
-def _load(path: Path) -> list[dict[str, Any]]:
-    """Return the columns that are looked at, of each table of a file, by upper-case name."""
-    with path.open("rb") as stream:
-        start = stream.read(16)
-    if start[:9] == b"SIMPLE  =" or start[:2] == GZIP:
-        return _load_fits(path)
-    if start[:4] == b"PAR1":
-        file = pq.ParquetFile(path)
-        return [_from_arrow(path, file.read([name for name in file.schema_arrow.names if _wanted(name)]))]
-    if start[:7] == b"# %ECSV":
-        table = Table.read(path, format="ascii.ecsv")
-        return [{name.upper(): np.ma.asarray(table[name]) for name in table.colnames if _wanted(name)}]
-    with pa_csv.open_csv(path) as reader:
-        names = [name for name in reader.schema.names if _wanted(name)]
-    options = pa_csv.ConvertOptions(include_columns=names) if names else None
-    return [_from_arrow(path, pa_csv.read_csv(path, convert_options=options).select(names))]
-
-
-def _wanted(name: str) -> bool:
-    return name.upper() in _WANTED or name.upper().startswith("C_")
-
-
-def _load_fits(path: Path) -> list[dict[str, Any]]:
-    """Return views of columns: of the 134 fits of a fibre only five are ever copied."""
-    tables = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with fits.open(path, memmap=True, character_as_bytes=True) as hdus:
-            for hdu in hdus:
-                if isinstance(hdu, fits.BinTableHDU):
-                    names = [name for name in hdu.columns.names if _wanted(name)]
-                    tables.append({name.upper(): hdu.data[name] for name in names})
-    return tables
-
-
-def _from_arrow(path: Path, table: pa.Table) -> dict[str, Any]:
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        width = None
-        if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
-            column = pc.list_flatten(column)
-            width = len(column) // max(len(table), 1)
-            if width * len(table) != len(column):
-                raise ReadError(path, f"the lists of column {name} are not all of one length")
-        values = _numpy(name, column)
-        columns[name.upper()] = values if width is None else values.reshape(len(table), width)
-    return columns
-
-
-def _numpy(name: str, column: pa.ChunkedArray) -> NDArray[Any]:
-    kind = column.type
-    if name.upper() in _CLASSES and not pa.types.is_primitive(kind) and not pa.types.is_null(kind):
-        text = pc.utf8_upper(pc.utf8_trim_whitespace(column.cast(pa.string())))
-        found = pc.index_in(text, value_set=pa.array(list(_NAMES))).fill_null(len(_NAMES))
-        codes: NDArray[np.int8] = np.array([*_NAMES.values(), OTHER], dtype=np.int8)
-        return np.asarray(codes[found.to_numpy()])
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy())
-    return np.asarray((column.cast(pa.float64()) if pa.types.is_null(kind) else column).to_numpy())

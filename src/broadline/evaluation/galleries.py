@@ -346,7 +346,8 @@ def _entitle(axes: Axes, study: Study, row: int, words: str) -> None:
     """Write above a panel what the study says of the spectrum."""
     sample = study.sample
     z = f"z$_{{ann}}$ = {sample.z_truth[row]:.3f}, z$_{{pred}}$ = {sample.z[row]:.3f}"
-    text = f"{study.names[row]}: {sample.truth[row]}, {z}"
+    name = str(study.names[row]).replace("$", r"\$")  # it is no formula
+    text = f"{name}: {sample.truth[row]}, {z}"
     more = [words] if words else []
     if sample.truth[row] == "QSO":
         if sample.bal is not None and sample.bal[row] >= 0:

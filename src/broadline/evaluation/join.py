@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -218,22 +219,17 @@ def _spectra(catalogue: Catalogue) -> Ints:
 
 def _names(catalogue: Catalogue, rows: Ints) -> NDArray[np.str_]:
     """Return what the spectra of some rows are called."""
-    names = np.strings.add("row ", rows.astype(str)).astype(object)
-    left = np.ones(len(rows), dtype=bool)
+    names = pa.nulls(len(rows), pa.string())
     for by in _CALLED:
-        if left.any() and catalogue.ids.keys() >= set(_PARTS[by]):
+        if catalogue.ids.keys() >= set(_PARTS[by]):
             ids = {name: catalogue.ids[name][rows] for name in _PARTS[by]}
-            found = left & names_of(by, ids)[1]
-            texts = [ids[name][found].astype(np.int64 if by != "OBJID" else str) for name in _PARTS[by]]
-            words = [text.astype(str) for text in texts]
+            words = [pa.array(ids[name]).cast(pa.string()) for name in _PARTS[by]]
             if by == "PLATE-MJD-FIBERID":
-                words[2] = np.strings.zfill(words[2], 4)
-            name = words[0]
-            for word in words[1:]:
-                name = np.strings.add(np.strings.add(name, "-"), word)
-            names[found] = name
-            left &= ~found
-    return names.astype(np.str_)
+                words[2] = pc.utf8_lpad(words[2], 4, "0")
+            name = pc.binary_join_element_wise(*words, "-")
+            names = pc.coalesce(names, pc.if_else(pa.array(names_of(by, ids)[1]), name, None))
+    numbers = pc.binary_join_element_wise("row", pa.array(rows).cast(pa.string()), " ")
+    return np.asarray(pc.coalesce(names, numbers)).astype(np.str_)
 
 
 # ---- what they say

@@ -142,7 +142,8 @@ def _figures(study: Study, on_step: Callable[[str], None]) -> Iterator[_Shown]:
         on_step(f"figure {plot.name}")
         figure = plot.draw(study)
         if figure is not None:
-            yield _Shown(plot.name, plot.title, plot.caption, figure)
+            title = plot.title.replace("Purity and c", "C") if study.quasars_only else plot.title
+            yield _Shown(plot.name, title, plot.caption, figure)
 
 
 def _machine(study: Study, sections: Iterable[Section]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from broadline.decision import CONFLICT_KMS, SPEED_OF_LIGHT, velocity
+from broadline.decision import CONFLICT_KMS, NARROW_BELOW, SPEED_OF_LIGHT, velocity
 from broadline.grid import QUASARNET_LOG
 from broadline.lines import LINES
 from broadline.resample import binned
@@ -47,10 +47,12 @@ _AMBIGUOUS = {
     ("GALAXY", "STARBURST"): ("QSO", 0.01),
 }
 
-#: Scatter of the visual redshifts of bright quasars (km/s): no two experts set a broad line alike.
-VISUAL_SCATTER = 200.0
-#: Scatter of visual redshifts (km/s): at infinite significance, and times 1 / sqrt(significance).
-_SCATTER_BROAD = (VISUAL_SCATTER, 4000.0)
+#: Scatter of the visual redshifts of bright quasars (km/s) below `NARROW_BELOW`, where [O III] is seen, and
+#: beyond: no two experts set a broad line alike. Of the size of the scatter of lines about the systemic
+#: redshift, 48 km/s for [O III], 205 and 233 for MgII and CIII]: Shen et al. (2016), ApJ 831, 7.
+VISUAL_SCATTER = (50.0, 200.0)
+#: Scatter of visual redshifts (km/s) times 1 / sqrt(significance); of narrow lines also at infinite one.
+_SCATTER_BROAD = 4000.0
 _SCATTER_NARROW = (40.0, 1500.0)
 _CIV_ONLY = -150.0  # km/s: CIV lies blueward of the other lines, and nothing else says so
 
@@ -256,7 +258,8 @@ def _redshift(
 ) -> _Array:
     n = len(z)
     quasar = said == "QSO"
-    floor, slope = (np.where(quasar, a, b) for a, b in zip(_SCATTER_BROAD, _SCATTER_NARROW, strict=True))
+    floor = np.where(quasar, np.where(z < NARROW_BELOW, *VISUAL_SCATTER), _SCATTER_NARROW[0])
+    slope = np.where(quasar, _SCATTER_BROAD, _SCATTER_NARROW[1])
     shift = rng.standard_normal(n) * np.hypot(floor, slope / np.sqrt(strength))
     observed = np.array([line.wavelength for line in LINES.values()]) * (1 + z)[:, None]
     visible = dict(zip(LINES, ((observed > coverage[0]) & (observed < coverage[1])).T, strict=True))

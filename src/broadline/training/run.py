@@ -250,8 +250,8 @@ def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | 
     """Calibrate a model on a held-out simulation of BOSS quasar targets, in place; once is enough.
 
     That sample has the mix of classes, redshifts and S/N of the paper's; probabilities hold for such a mix.
-    The threshold becomes that of equal purity and completeness, that of broad absorption the one that finds
-    as many BAL quasars as the paper did.
+    The threshold becomes that of equal purity and completeness, that of broad absorption as
+    `calibrate.bal_threshold` has it.
     """
     if Model(path.read_bytes()).recipe.calibration:
         return path
