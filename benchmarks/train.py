@@ -36,8 +36,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from broadline.representation import Representation
-from broadline.training.dataset import COLUMNS, FORMAT, MANIFEST, PreparedSet, Summary, shard_paths
+from broadline.training.dataset import PreparedSet
 from broadline.training.fit import Progress, TrainingData, fit
+from broadline.training.manifest import COLUMNS, FORMAT, MANIFEST, Summary, shard_paths
 from broadline.training.presets import PRESETS
 from broadline.training.run import train_prepared
 from broadline.training.simulated import Examples, Simulated
@@ -144,6 +145,8 @@ def _random_truth(start: int, n: int, rng: np.random.Generator) -> pa.Table:
     columns = {
         "SPECTRUM": [str(i) for i in number],
         "PLATE": np.zeros(n, np.int32),
+        "RA": np.full(n, np.nan),
+        "DEC": np.full(n, np.nan),
         "FLAGS": np.zeros(n, np.uint32),
         "SN": np.ones(n, np.float32),
         "CLASS": pa.DictionaryArray.from_arrays(kind, list(CLASSES)),

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 
 from broadline.errors import UsageError
 from broadline.training.splits import (
+    Leakage,
+    Sizes,
     Split,
     by_plate,
     check,
     folds,
+    leakage,
     random_splits,
     read_splits,
+    sized_split,
     write_splits,
 )
 from files import room_for
@@ -105,6 +109,142 @@ def test_spectra_without_plates_cannot_be_split_by_plate() -> None:
 def test_parts_without_an_object_are_refused(k: int) -> None:
     with pytest.raises(UsageError, match=f"3 objects or plates cannot be split into {k} parts"):
         folds(np.array([1, 1, 2, 3]), k)
+
+
+# ---- splits of given sizes
+
+
+def test_parts_of_single_visits_have_the_sizes_asked_for_and_the_rest_is_learnt_from() -> None:
+    split = sized_split(np.arange(1000), Sizes(50, 100))
+    assert [len(rows) for rows in split.parts.values()] == [850, 50, 100]
+    assert np.array_equal(np.sort(np.concatenate(list(split.parts.values()))), np.arange(1000))
+    shares = sized_split(np.arange(1000), Sizes(0.05, 0.1))
+    assert all(np.array_equal(a, b) for a, b in zip(split, shares, strict=True))
+
+
+@given(samples, st.integers(1, 4), st.integers(0, 4), st.integers(0, 99))
+def test_parts_by_object_share_none_and_are_larger_by_less_than_the_visits_to_one(
+    objects: NDArray[np.int64], validation: int, test: int, seed: int
+) -> None:
+    visits = np.unique(objects, return_counts=True)[1]
+    try:
+        split = sized_split(objects, Sizes(validation, test), seed)
+    except UsageError:
+        assert len(visits) <= validation + test  # so few objects that all may be held out
+        return
+    check(split, objects)
+    assert leakage(split, objects) == Leakage(0, 0, 0)
+    for rows, size in ((split.validation, validation), (split.test, test)):
+        assert size <= len(rows) < size + max(visits)
+    assert len(np.unique(np.concatenate(list(split.parts.values())))) == len(objects)
+
+
+@given(samples, st.integers(0, 99))
+def test_parts_by_spectrum_have_exactly_the_sizes_asked_for(objects: NDArray[np.int64], seed: int) -> None:
+    split = sized_split(objects, Sizes(3, 4, by_spectrum=True), seed)
+    assert [len(rows) for rows in split.parts.values()] == [len(objects) - 7, 3, 4]
+    check(split, objects)
+
+
+def test_the_test_part_does_not_depend_on_what_is_done_with_the_rest() -> None:
+    objects = sample()
+    one, other = sized_split(objects, Sizes(100, 300)), sized_split(objects, Sizes(0.3, 300))
+    assert np.array_equal(one.test, other.test) and len(other.validation) > 500
+    assert not np.array_equal(one.test, sized_split(objects, Sizes(100, 300), seed=1).test)
+
+
+def test_without_a_test_part_there_are_two() -> None:
+    assert list(sized_split(np.arange(10), Sizes(0.2)).parts) == ["training", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (Sizes(5, 5), "5 spectra for validation and 5 for a test leave none of 10 to learn from"),
+        (Sizes(1, 50), "leave none of 10"),
+        (Sizes(0.5, 0.6), "leave none of 10"),
+        (Sizes(0), "not 0 and 0"),
+        (Sizes(2, -1), "not 2 and -1"),
+        (Sizes(float("nan")), "not nan and 0"),
+    ],
+)
+def test_sizes_that_leave_nothing_to_learn_from_are_refused(sizes: Sizes, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sized_split(np.arange(10), sizes)
+
+
+# ---- what leaks
+
+
+def test_leakage_is_what_other_parts_know_of_the_objects_of_a_part() -> None:
+    objects = np.array([1, 2, 3, 1, 4, 1, 2, 4, 5])
+    split = Split(np.array([0, 1, 2]), np.array([3, 4]), np.array([5, 6, 7, 8]), by_spectrum=True)
+    # 1 is in all parts, 2 in training and test, 4 in validation and test.
+    assert leakage(split, objects) == Leakage(objects=3, validation=1, test=2)
+    assert str(leakage(split, objects)) == (
+        "3 objects are in more than one part; another visit is learnt from of 1 validation and 2 test spectra"
+    )
+
+
+def test_a_split_by_spectrum_leaks_as_much_as_chance_has_it() -> None:
+    objects = np.repeat(np.arange(5000), 2)
+    leaks = leakage(sized_split(objects, Sizes(0.1, 0.2, by_spectrum=True)), objects)
+    assert leaks.test == pytest.approx(2000 * 0.7, abs=100)
+    assert leaks.validation == pytest.approx(1000 * 0.7, abs=70)
+
+
+def test_the_test_part_must_not_leak_either_unless_the_split_says_so() -> None:
+    objects = np.array([5, 7, 8, 7, 8])
+    split = Split(np.array([0, 1]), np.array([2]), np.array([3]))
+    with pytest.raises(UsageError, match="1 objects, such as 7, are in both training and test"):
+        check(split, objects)
+    with pytest.raises(UsageError, match="1 objects, such as 8, are in both validation and test"):
+        check(split._replace(test=np.array([4])), objects)
+    check(split._replace(by_spectrum=True), objects)
+    with pytest.raises(UsageError, match="1 spectra, such as 1, are in both training and test"):
+        check(split._replace(test=np.array([1]), by_spectrum=True), objects)
+
+
+# ---- learning curves
+
+
+@given(st.integers(0, 99), st.integers(1, 60), st.integers(1, 60))
+def test_fewer_labels_are_among_more_of_the_same_seed(seed: int, one: int, other: int) -> None:
+    whole = sized_split(np.arange(100), Sizes(20, 20), 5)
+    few, many = (whole.limited(n, seed) for n in sorted((one, other)))
+    assert (len(few.training), len(many.training)) == (min(one, other), max(one, other))
+    assert np.isin(few.training, many.training).all() and np.isin(many.training, whole.training).all()
+    assert (np.diff(few.training) > 0).all()
+    assert few.validation is whole.validation and few.test is whole.test
+
+
+def test_another_seed_chooses_other_labels_and_all_is_the_most() -> None:
+    whole = sized_split(np.arange(100), Sizes(20))
+    assert not np.array_equal(whole.limited(10, 0).training, whole.limited(10, 1).training)
+    assert np.array_equal(whole.limited(80).training, whole.training)
+    for n in (0, 81):
+        with pytest.raises(UsageError, match=f"holds 80 spectra, not {n}"):
+            whole.limited(n)
+
+
+# ---- files
+
+
+def test_test_parts_and_splits_by_spectrum_survive_a_file(tmp_path: Path) -> None:
+    objects = sample()
+    splits = [sized_split(objects, Sizes(0.1, 0.2, by_spectrum)) for by_spectrum in (False, True)]
+    write_splits(tmp_path / "splits.parquet", splits, objects)
+    names = pq.read_table(tmp_path / "splits.parquet").column_names
+    assert names == ["OBJECT", "SPLIT_0", "SPLIT_1_BY_SPECTRUM"]
+    for one, other in zip(splits, read_splits(tmp_path / "splits.parquet", objects), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_file_of_two_parts_has_no_test_part(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"OBJECT": [5, 7, 8], "SPLIT_0": [1, 2, 0]}), tmp_path / "splits.parquet")
+    (split,) = read_splits(tmp_path / "splits.parquet", np.array([5, 7, 8]))
+    assert (split.training.tolist(), split.validation.tolist(), split.test.tolist()) == ([0], [1], [])
+    assert not split.by_spectrum
 
 
 def test_splits_survive_a_file(tmp_path: Path) -> None:

@@ -177,18 +177,19 @@ def test_a_checkpoint_of_a_run_with_another_start_is_refused(source: Model, tmp_
 
 
 def test_an_interrupted_transfer_ends_with_the_same_weights(source: Model, tmp_path: Path) -> None:
-    data = Lines(128, 8)
+    preset = replace(SMALL, network=replace(SMALL.network, dropout=0.5))
+    data = Lines(128, 8, preset=preset)
     check = [data.examples(np.arange(64))]
-    start = start_from(source, SMALL.network, 0.5)
+    start = start_from(source, preset.network, 0.5)
 
     def killed(state: Any) -> None:
         if state.epoch == 1 and state.scores is None:
             raise KeyboardInterrupt
 
-    whole = fit(SMALL, data, check, tmp_path / "whole", precision="fp32", start=start)
+    whole = fit(preset, data, check, tmp_path / "whole", precision="fp32", start=start)
     with pytest.raises(KeyboardInterrupt):
-        fit(SMALL, data, check, tmp_path / "part", precision="fp32", start=start, on_step=killed)
-    part = fit(SMALL, data, check, tmp_path / "part", precision="fp32", start=start)
+        fit(preset, data, check, tmp_path / "part", precision="fp32", start=start, on_step=killed)
+    part = fit(preset, data, check, tmp_path / "part", precision="fp32", start=start)
     assert parameters_of(part.read_bytes()).keys() == parameters_of(whole.read_bytes()).keys()
     for name, value in parameters_of(whole.read_bytes()).items():
         np.testing.assert_array_equal(value, parameters_of(part.read_bytes())[name], err_msg=name)

@@ -12,7 +12,7 @@ import typer
 from broadline.cli_candidates import candidates
 from broadline.cli_evaluate import evaluate
 from broadline.cli_train import train, transfer
-from broadline.errors import BroadlineError, StoppedError
+from broadline.errors import BroadlineError, StoppedError, UsageError
 from broadline.progress import ProgressBar, report, say
 
 app = typer.Typer(
@@ -120,7 +120,6 @@ def show(
 ) -> None:
     """Draw a spectrum as the network sees it, with the lines that it finds."""
     from broadline import pipeline
-    from broadline.errors import UsageError
     from broadline.show import draw, pick
 
     chosen = pipeline.ModelChoice(model, "fp32", empty_bins, c_th, None, c_th_bal).load()
@@ -178,7 +177,8 @@ def simulate(
 def prepare(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or @LIST (a file of names).")],
     truth: Annotated[
-        Path, typer.Option(help="What is known of them: DR12Q superset, QuasarNET's truth, or a table.")
+        list[Path],
+        typer.Option(help="What is known of them: a superset, a catalogue, a table. Repeat it for more."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder: new, empty, or begun by the same command.")
@@ -186,10 +186,13 @@ def prepare(
     keep_ancillary: Annotated[
         bool, typer.Option("--keep-ancillary", help="Keep targets of ancillary programmes.")
     ] = False,
-    representation: Annotated[
-        Literal["flux", "flux+error"],
-        typer.Option(help="What the preset eats: flux (paper, paper-code) | flux+error (broadline)."),
-    ] = "flux",
+    rest_is_other: Annotated[
+        bool,
+        typer.Option("--rest-is-other", help="The truth lists quasars alone: what it lacks is none."),
+    ] = False,
+    preset: Annotated[
+        str, typer.Option(help="What `train` is to teach with it: broadline | paper | paper-code | vgg-a ...")
+    ] = "paper",
     archive: ArchiveName = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [as many as cores].")] = None,
 ) -> None:
@@ -197,16 +200,19 @@ def prepare(
 
     A command that was stopped goes on where it was when it is given again.
     """
-    from broadline.representation import Representation
     from broadline.training.prepare import prepare as run
+    from broadline.training.presets import PRESETS
 
+    if preset not in PRESETS:
+        raise UsageError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
     with ProgressBar() as progress:
         try:
             summary = run(
                 paths,
                 truth,
                 output,
-                Representation(channels=representation),
+                PRESETS[preset].representation,
+                rest_is_other=rest_is_other,
                 keep_ancillary=keep_ancillary,
                 archive=archive,
                 workers=workers,

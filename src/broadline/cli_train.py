@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from broadline.errors import StoppedError, UsageError
 from broadline.progress import ProgressBar, say
 
+if TYPE_CHECKING:
+    from broadline.training.run import Trained
+    from broadline.training.splits import Sizes
+
 __all__ = ["train", "transfer"]
 
+_VALIDATION = 0.2  # share of spectra
 _MISSING = "training needs more packages: pip install 'broadline[train]' ({})"
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for model, log and checkpoints.")]
@@ -22,6 +28,17 @@ Splits = Annotated[
 SplitFile = Annotated[
     Path | None,
     typer.Option("--split", help="Train on the splits in a file, such as splits.parquet of another run."),
+]
+Validation = Annotated[
+    float | None,
+    typer.Option(help="Hold out so many spectra (below 1: their share) to say which weights are best [0.2]."),
+]
+Test = Annotated[float, typer.Option(help="Hold out so many more, to score the result alone.")]
+BySpectrum = Annotated[
+    bool, typer.Option("--by-spectrum", help="Let visits to an object be in several parts, and say how many.")
+]
+Labels = Annotated[
+    int | None, typer.Option(min=2, help="Learn from so many of the training spectra only [all].")
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs [the preset's].")]
 Patience = Annotated[
@@ -44,6 +61,10 @@ def train(
     preset: Annotated[str, typer.Option(help="broadline | paper | paper-code | vgg-a ...")] = "broadline",
     splits: Splits = None,
     split: SplitFile = None,
+    validation: Validation = None,
+    test: Test = 0.0,
+    by_spectrum: BySpectrum = False,
+    labels: Labels = None,
     epochs: Epochs = None,
     patience: Patience = None,
     seed: Seed = 0,
@@ -58,19 +79,19 @@ def train(
     """
     if (training_set is None) == (in_memory is None):
         raise UsageError("give a prepared SET to train on, or --in-memory N: one of the two")
-    if in_memory is not None and (splits or split):
+    if in_memory is not None and (splits or split or validation or test or by_spectrum or labels):
         raise UsageError(
-            "--splits and --split divide a prepared SET; --in-memory simulates its own validation"
+            "--splits, --split, --validation, --test, --by-spectrum and --labels divide a prepared SET; "
+            "--in-memory simulates its own validation"
         )
-    if splits and split:
-        raise UsageError("give --splits N for random splits, or --split FILE for given ones, not both")
+    sizes = _sizes(splits, split, validation, test, by_spectrum)
     if training_set is not None and templates is not None:
         raise UsageError("--templates is for --in-memory; a prepared SET holds its spectra")
     if templates is not None and not templates.is_dir():
         raise UsageError(f"there is no templates folder {templates}; without --templates none is needed")
     try:
         from broadline.training.presets import PRESETS
-        from broadline.training.run import score_table, train_in_memory, train_prepared
+        from broadline.training.run import train_in_memory, train_prepared
     except ImportError as error:
         raise UsageError(_MISSING.format(error)) from error
     if preset not in PRESETS:
@@ -98,6 +119,8 @@ def train(
                     output,
                     training_set,
                     splits=split or splits or 1,
+                    sizes=sizes,
+                    labels=labels,
                     epochs=epochs,
                     patience=patience,
                     seed=seed,
@@ -105,7 +128,7 @@ def train(
                     on_split=progress.split,
                     on_step=progress.learn,
                 )
-                said = score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}"
+                said = _said(trained)
         except KeyboardInterrupt:
             raise StoppedError(f"interrupted; the same command goes on in {output}") from None
     typer.echo(said)
@@ -124,6 +147,10 @@ def transfer(
     ] = 1.0,
     splits: Splits = None,
     split: SplitFile = None,
+    validation: Validation = None,
+    test: Test = 0.0,
+    by_spectrum: BySpectrum = False,
+    labels: Labels = None,
     epochs: Epochs = None,
     patience: Patience = None,
     seed: Seed = 0,
@@ -133,11 +160,10 @@ def transfer(
 
     Weights carry over where shapes agree; what does not is listed, and starts at random.
     """
-    if splits and split:
-        raise UsageError("give --splits N for random splits, or --split FILE for given ones, not both")
+    sizes = _sizes(splits, split, validation, test, by_spectrum)
     try:
         from broadline.training.presets import PRESETS
-        from broadline.training.run import score_table, train_prepared
+        from broadline.training.run import train_prepared
         from broadline.training.transfer import start_from
     except ImportError as error:
         raise UsageError(_MISSING.format(error)) from error
@@ -159,6 +185,8 @@ def transfer(
                 output,
                 training_set,
                 splits=split or splits or 1,
+                sizes=sizes,
+                labels=labels,
                 epochs=epochs,
                 patience=patience,
                 seed=seed,
@@ -169,4 +197,33 @@ def transfer(
             )
         except KeyboardInterrupt:
             raise StoppedError(f"interrupted; the same command goes on in {output}") from None
-    typer.echo(score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}")
+    typer.echo(_said(trained))
+
+
+def _sizes(
+    splits: int | None, split: Path | None, validation: float | None, test: float, by_spectrum: bool
+) -> Sizes | None:
+    """Return what the user wants of the sizes of splits."""
+    from broadline.training.splits import Sizes
+
+    sized = validation is not None or test or by_spectrum
+    if split and (splits or sized):
+        raise UsageError(
+            "give --splits N, --validation, --test and --by-spectrum for random splits, or --split FILE for "
+            "given ones, not both"
+        )
+    return Sizes(_VALIDATION if validation is None else validation, test, by_spectrum) if sized else None
+
+
+def _said(trained: Sequence[Trained]) -> str:
+    """Return what to tell of the models."""
+    from broadline.training.run import score_table
+
+    lines = [score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}"]
+    for each in trained:
+        if each.test and len(trained) == 1:
+            lines.append("on test: " + ", ".join(f"{name} {value:.5g}" for name, value in each.test.items()))
+        if each.test or each.leakage.objects:
+            where = f" of {each.path.parent.name}" if len(trained) > 1 else ""
+            lines.append(f"leakage{where}: {each.leakage}")
+    return "\n".join(lines)

@@ -1,13 +1,4 @@
-"""Training sets on disk: represented spectra with what is known of them, in memory-mapped shards.
-
-A set is a folder. ``manifest.json`` names the representation, the counts and each shard with its checksums.
-A shard ``NAME`` is ``values-NAME.npy``, float16 of shape (n, n_pixels) or (n, 2, n_pixels), and
-``truth-NAME.parquet``, a row a spectrum (`COLUMNS`). Targets are not stored: networks of other boxes
-and lines learn from the same set.
-
-float16 halves the set: 500,000 spectra of 443 pixels are 0.44 GB, of two channels 0.89 GB. Of published
-weights on 300 real spectra it moves no confidence by more than 0.0006 and no line by more than 6 km/s.
-"""
+"""Learning from a training set on disk, which `prepare.prepare` wrote: windows of it are read at random."""
 
 from __future__ import annotations
 
@@ -15,7 +6,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,148 +15,29 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from broadline.errors import UsageError
-from broadline.pipeline import MAX_NOTES
-from broadline.truth import CLASSES, QSO
+from broadline.grid import Grid
+from broadline.networks.architecture import QuasarNETConfig
+from broadline.training.manifest import COLUMNS, MANIFEST, OBJECTS, one_sided, read_manifest, shard_paths
+from broadline.truth import QSO
 
 if TYPE_CHECKING:
     from broadline.training.objective import Counts, Targets
     from broadline.training.presets import Preset
     from broadline.training.simulated import Examples
 
-__all__ = [
-    "COLUMNS",
-    "FORMAT",
-    "MANIFEST",
-    "PreparedSet",
-    "Summary",
-    "one_sided",
-    "read_manifest",
-    "shard_paths",
-]
+__all__ = ["PreparedSet"]
 
-#: What a set knows of each spectrum: SPECTRUM (its OBJID), PLATE (-1 where there is none), FLAGS and SN (of
-#: the representation), and of the truth CLASS, Z (NaN: unknown), CONFIDENCE (0-3), BAL_FLAG (-1: unknown),
-#: BALNICITY (km/s, NaN: unknown), OBJECT (the same for all spectra of an object) and ANCILLARY.
-COLUMNS = pa.schema(
-    {
-        "SPECTRUM": pa.string(),
-        "PLATE": pa.int32(),
-        "FLAGS": pa.uint32(),
-        "SN": pa.float32(),
-        "CLASS": pa.dictionary(pa.int8(), pa.string()),
-        "Z": pa.float64(),
-        "CONFIDENCE": pa.int8(),
-        "BAL_FLAG": pa.int8(),
-        "BALNICITY": pa.float32(),
-        "OBJECT": pa.int64(),
-        "ANCILLARY": pa.bool_(),
-    }
-)
-
-#: Of the manifest.
-FORMAT, MANIFEST = 1, "manifest.json"
-
-_CHUNK, _WINDOW = 256, 256  # rows read as one; such chunks shuffled as one: 58 MB for 443 pixels
+# Rows of 443 pixels that are read as one, or fewer of longer ones; and such chunks that are shuffled as one:
+# 58 MB, however many pixels there are.
+_CHUNK, _WINDOW = 256, 256
+_ROW = 443  # pixels
+# Not needed for learning; sets made before there were places lack two of them.
+_UNREAD = ("SPECTRUM", "RA", "DEC")
 _AHEAD = 8  # batches: half a second of training on two cores, enough to read a window
 #: How firm a label of confidence 0 to 3 is: what is in doubt counts less than half, so that none is scored.
 _FIRM = np.array([0.0, 0.2, 0.4, 1.0])
-
-
-# ---- the files of a set
-
-
-@dataclass(slots=True)
-class Summary:
-    """What became of the spectra that a set was made of; the counts in its manifest.
-
-    Attributes
-    ----------
-    n_read : int
-    n_unusable : int
-        Left out because no network could classify them (`flags.UNCLASSIFIED`).
-    n_unmatched : int
-        Left out because the truth does not know them.
-    n_ancillary : int
-        Left out as targets of ancillary programmes.
-    n_doubtful : int
-        In the set, without a firm identification (confidence below 3).
-    n_bal : int
-        In the set, tagged as broad absorption line quasars.
-    n_repeated : int
-        In the set, of the same name as another one.
-    classes : dict of str to int
-        Spectra in the set, by class.
-    notes : list of str
-        The reason for each file that could not be read, at most `pipeline.MAX_NOTES`.
-    """
-
-    n_read: int = 0
-    n_unusable: int = 0
-    n_unmatched: int = 0
-    n_ancillary: int = 0
-    n_doubtful: int = 0
-    n_bal: int = 0
-    n_repeated: int = 0
-    classes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
-    notes: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return sum(self.classes.values())
-
-    def add(self, fields: dict[str, Any]) -> None:
-        """Count what a unit of work did."""
-        for name, value in fields.items():
-            if name == "classes":
-                self.classes = {key: self.classes[key] + value[key] for key in self.classes}
-            elif name == "notes":
-                self.notes.extend(value[: MAX_NOTES - len(self.notes)])
-            else:
-                setattr(self, name, getattr(self, name) + value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as plain JSON types."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a set, also of one that is not finished.
-
-    Raises
-    ------
-    UsageError
-        If there is none, or it is damaged or of a format that is not known.
-    """
-    path = folder / MANIFEST
-    try:
-        state: dict[str, Any] = json.loads(path.read_text())
-        kinds = [type(state[key]) for key in ("request", "finished", "counts", "shards")]
-        if kinds != [dict, bool, dict, list]:
-            raise ValueError("it is not what `broadline prepare` writes")
-        found = state["format"]
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder} is no training set: it has no {MANIFEST}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged ({error}); prepare the set again in a new folder") from error
-    if found != FORMAT:
-        raise UsageError(f"{folder} has format {found}, which this version of broadline does not know")
-    return state
-
-
-def shard_paths(folder: Path, shard: dict[str, Any]) -> tuple[Path, Path]:
-    """Return the files of a shard, given its entry in the manifest: values and truth."""
-    return folder / f"values-{shard['name']}.npy", folder / f"truth-{shard['name']}.parquet"
-
-
-def one_sided(quasar: NDArray[np.bool_]) -> str | None:
-    """Return in words which class is missing; None if there are quasars and others."""
-    if not quasar.any():
-        return "no quasar, so nothing shows what one looks like: add spectra of class QSO"
-    if quasar.all():
-        return "quasars only, so nothing shows what is none: add spectra of stars and galaxies"
-    return None
-
-
-# ---- learning from a set
+#: The same where a redshift is not asked for: confidence 2 is a firm class.
+_FIRM_CLASS = np.array([0.0, 0.2, 1.0, 1.0])
 
 
 class PreparedSet:
@@ -187,7 +58,8 @@ class PreparedSet:
     sha256 : str
         Of the manifest, and thereby of everything.
     columns : dict of str to ndarray
-        `COLUMNS` but SPECTRUM, of the whole set; CLASS as indices into `truth.CLASSES`.
+        `COLUMNS` but SPECTRUM, RA and DEC, of the whole set; CLASS as indices into `truth.CLASSES`, OBJECT a
+        number that is the same for all spectra of an object.
     rows : ndarray of int64
         The spectra of this subset, as rows of the whole set, increasing.
 
@@ -211,13 +83,22 @@ class PreparedSet:
                 _verify(path, digest)
         self._first = np.cumsum([0, *(shard["n"] for shard in self.shards)])
         self.columns = self._load_columns()
+        if "objects" in manifest:  # sets made before know the names of objects alone
+            _verify(folder / OBJECTS, manifest["objects"])
+            self.columns["OBJECT"] = np.load(folder / OBJECTS, allow_pickle=False)
         self.rows = np.arange(self._first[-1])
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """The shape of the values of a spectrum."""
+        pixels = self.preset.representation.grid.size
+        return (2, pixels) if self.preset.representation.channels == "flux+error" else (pixels,)
+
     def _load_columns(self) -> dict[str, NDArray[Any]]:
-        names = [name for name in COLUMNS.names if name != "SPECTRUM"]
+        names = [name for name in COLUMNS.names if name not in _UNREAD]
         tables = [pq.read_table(shard_paths(self.folder, shard)[1], columns=names) for shard in self.shards]
         table = pa.concat_tables(tables).combine_chunks()
         columns = {name: table[name] for name in names}
@@ -288,12 +169,13 @@ class PreparedSet:
     def _windows(self, number: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield rows to be read next, and in which order they and those left from before make batches.
 
-        Runs of 256 rows are drawn at random, and 256 such runs are shuffled as one.
+        Runs of consecutive rows are drawn at random, and 256 such runs are shuffled as one.
         """
         if problem := one_sided(self.columns["CLASS"][self.rows] == QSO):
             raise UsageError(f"the {len(self):,} spectra of {self.folder} to learn from hold {problem}")
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
-        chunks = np.array_split(self.rows, np.arange(_CHUNK, len(self.rows), _CHUNK))
+        size = max(1, _CHUNK * _ROW // int(np.prod(self._shape)))
+        chunks = np.array_split(self.rows, np.arange(size, len(self.rows), size))
         order, left = rng.permutation(len(chunks)), 0
         for start in range(0, len(order), _WINDOW):
             new = np.concatenate([chunks[i] for i in order[start : start + _WINDOW]])
@@ -325,10 +207,8 @@ class PreparedSet:
         self, rows: NDArray[np.int64], before: NDArray[np.float16] | None = None
     ) -> NDArray[np.float16]:
         """Return the values in some rows, after what came before. Files are mapped only while being read."""
-        pixels = self.preset.representation.grid.size
-        shape = (2, pixels) if self.preset.representation.channels == "flux+error" else (pixels,)
         n_before = 0 if before is None else len(before)
-        values = np.empty((n_before + len(rows), *shape), dtype=np.float16)
+        values = np.empty((n_before + len(rows), *self._shape), dtype=np.float16)
         if before is not None:
             values[:n_before] = before
         shard = np.searchsorted(self._first, rows, side="right") - 1
@@ -360,7 +240,8 @@ class PreparedSet:
         flag = columns["BAL_FLAG"]
         balnicity = np.where(flag < 0, np.nan, self.columns["BALNICITY"][rows])
         bal = bal_labels(flag == 1, balnicity)
-        return columns["CLASS"] == QSO, columns["Z"], _FIRM[columns["CONFIDENCE"]], bal
+        firm = _FIRM if isinstance(self.preset.network, QuasarNETConfig) else _FIRM_CLASS
+        return columns["CLASS"] == QSO, columns["Z"], firm[columns["CONFIDENCE"]], bal
 
     def _targets(self, rows: NDArray[np.int64]) -> Targets:
         from broadline.training.task import task_of
@@ -383,8 +264,18 @@ def _refuse_other(folder: Path, fields: dict[str, Any], preset: Preset) -> None:
     wanted = json.loads(json.dumps(preset.representation.to_dict()))
     if fields != wanted:
         names = [name for name in wanted if fields.get(name) != wanted[name]]
-        made = ", ".join(f"{name} {fields.get(name)!r} instead of {wanted[name]!r}" for name in names)
+        made = ", ".join(
+            f"{name} {_told(fields.get(name))} instead of {_told(wanted[name])}" for name in names
+        )
         raise UsageError(
             f"{folder} was made for another representation than that of preset {preset.name}: {made}; "
             "prepare the spectra again for it"
         )
+
+
+def _told(field: Any) -> str:
+    """Return a field of a representation as people say it."""
+    if not isinstance(field, dict):
+        return repr(field)
+    grid = Grid(**field)
+    return f"({grid.size} {grid.kind} pixels, {grid.edges[0]:.0f}-{grid.edges[-1]:.0f} Angstrom)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from broadline.training.simulated import Examples
 from broadline.training.step import Learner
 from broadline.training.transfer import Start
 
-__all__ = ["Progress", "TrainingData", "fit"]
+__all__ = ["Progress", "ReadAgain", "TrainingData", "fit"]
 
 _INTACT = "the checkpoint of the epoch before is intact"
 _LOOK = 64  # steps on a GPU between two looks at the loss, each of which makes it wait
@@ -49,6 +49,22 @@ class TrainingData(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """Examples that are read each time they are wanted: a validation set that need not fit into memory.
+
+    Attributes
+    ----------
+    read : callable
+        Returns an iterator over the batches from the first, such as `PreparedSet.ordered`.
+    """
+
+    read: Callable[[], Iterator[Examples]]
+
+    def __iter__(self) -> Iterator[Examples]:
+        return self.read()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Where a run stands: after steps, and with the scores of validation after each epoch.
 
@@ -61,7 +77,7 @@ class Progress:
     loss : float
         Mean over this epoch so far.
     scores : dict of str to float, optional
-        See `task.Task.validate`.
+        See `task.Task.validate`. Of several checks in an epoch, those of the best.
     shown : tuple of str
         Of the scores, those that people want to see.
     stopped : bool
@@ -80,11 +96,12 @@ class Progress:
 def fit(
     preset: Preset,
     data: TrainingData,
-    validation: Sequence[Examples],
+    validation: Iterable[Examples],
     folder: Path,
     *,
     epochs: int | None = None,
     patience: int | None = None,
+    check_every: int | None = None,
     seed: int = 0,
     precision: str = "bf16",
     counts: Counts | None = None,
@@ -99,16 +116,20 @@ def fit(
     ----------
     preset : Preset
     data : TrainingData
-    validation : sequence of Examples
-        They say which epoch is the best: that of least loss, or what the preset monitors.
+    validation : iterable of Examples
+        They say which weights are the best: those of least loss, or what the preset monitors. They are gone
+        through at each check: a list, or, if that would not fit into memory, `ReadAgain`.
     folder : Path
-        Gets ``model.onnx`` (the best epoch), ``last.onnx``, ``log.csv`` and ``checkpoint.pt``, and
+        Gets ``model.onnx`` (the best weights), ``last.onnx``, ``log.csv`` and ``checkpoint.pt``, and
         TensorBoard's event files where that is installed.
     epochs : int, optional
         Instead of the preset's.
     patience : int, optional
         Stop after so many epochs, at least 1, without a better one; the preset's if not given. It may be
         another when the run goes on.
+    check_every : int, optional
+        Validate after so many steps of an epoch, too, and not at its end alone; the log then has the best
+        check of each epoch. The code of Podsztavek, Skoda & Tvrdik (2021) does so after every step, with F1.
     seed : int
     precision : {"bf16", "fp32"}
     counts : Counts, optional
@@ -127,27 +148,32 @@ def fit(
     UsageError
         If there is less than a batch of data, the folder holds a checkpoint of another run or a damaged one,
         or cannot be written, or the loss is not finite. Checkpoints stay as they are.
+    ValueError
+        If the validation examples can be gone through only once.
 
     Warns
     -----
     UserWarning
         If the network cannot be compiled, which makes training slower.
     """
+    if isinstance(validation, Iterator):
+        raise ValueError("validation examples are gone through at each check: give a list, or ReadAgain")
     patience = patience or preset.patience
     run = _Run(preset, data, folder, epochs or preset.epochs, seed, precision, counts, start, card or {})
     if fingerprint:
         run.request["fingerprint"] = fingerprint
+    if check_every:
+        run.request["check_every"] = check_every
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run.resume()
         with Log(folder) as log:
             while run.goes_on(patience):
-                loss = run.train(on_step)
-                scores = run.validate(validation)
-                run.finish_epoch(log, loss, scores)
+                loss = run.train(on_step, validation, check_every)
+                best = run.finish_epoch(log, loss)
                 if on_step:
                     stopped = run.epoch < run.epochs and not run.goes_on(patience)
-                    on_step(run.progress(run.epoch - 1, loss, scores, stopped))
+                    on_step(run.progress(run.epoch - 1, loss, best.scores, stopped))
     except OSError as error:
         raise UsageError(
             f"cannot write into {folder}: {error}; the last checkpoint is intact, start again to go on"
@@ -192,6 +218,15 @@ class _Losses:
         return self.total / max(self.n, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What validation said after a step."""
+
+    step: int
+    scores: dict[str, float]
+    merit: float
+
+
 class _Run:
     """The state of a training run."""
 
@@ -222,6 +257,9 @@ class _Run:
         self.learner = Learner(preset, self.n_steps, seed, precision, counts, start)
         self.data = resident(data, self.learner.device) if self.learner.gpu else data
         self.epoch, self.best, self.stale = 0, -math.inf, 0
+        # Of this epoch, and the best merit before it.
+        self.checks: list[_Check] = []
+        self.before = -math.inf
 
     def goes_on(self, patience: int | None) -> bool:
         """Tell whether another epoch is due."""
@@ -233,9 +271,16 @@ class _Run:
         shown = self.learner.task.shown
         return Progress(epoch, self.learner.step, self.n_steps, loss, scores, shown, stopped)
 
-    def train(self, on_step: Callable[[Progress], None] | None) -> float:
-        """Go through one epoch; return the mean loss."""
+    def train(
+        self,
+        on_step: Callable[[Progress], None] | None,
+        validation: Iterable[Examples],
+        check_every: int | None,
+    ) -> float:
+        """Go through one epoch and check the network, at the end at least; return the mean loss."""
         self.learner.start_epoch()
+        self.checks, self.before = [], self.best
+        start, each = self.learner.step, self.n_steps // self.epochs
         losses = _Losses(_LOOK if self.learner.gpu else 1, self.learner.device)
         batches = self.data.epoch(self.epoch)
         try:
@@ -244,10 +289,16 @@ class _Run:
                     self._look(losses)
                     if on_step:
                         on_step(self.progress(self.epoch, losses.mean))
+                done = self.learner.step - start
+                if check_every and done < each and done % check_every == 0:
+                    self._look(losses)
+                    self.check(validation)
+                    self.learner.start_epoch()
         finally:
             if isinstance(batches, Generator):
                 batches.close()  # or its thread lives on as long as an error is looked at
         self._look(losses)
+        self.check(validation)
         return losses.mean
 
     def _look(self, losses: _Losses) -> None:
@@ -263,28 +314,31 @@ class _Run:
             "learning rate, or look at these spectra"
         )
 
-    def validate(self, examples: Sequence[Examples]) -> dict[str, float]:
-        """Return the scores of the weights that would be saved now."""
-        scores = self.learner.task.validate(self.learner.averaged, examples)
+    def check(self, validation: Iterable[Examples]) -> None:
+        """Score the weights that would be saved now, and save them if they are the best."""
+        task, step = self.learner.task, self.learner.step
+        scores = task.validate(self.learner.averaged, validation)
         if not math.isfinite(scores["loss"]):
+            when = "in" if step % (self.n_steps // self.epochs) else "after"
             raise UsageError(
-                f"the loss on validation is {scores['loss']} after epoch {self.epoch}; {_INTACT}: "
+                f"the loss on validation is {scores['loss']} {when} epoch {self.epoch}; {_INTACT}: "
                 "use a lower learning rate"
             )
-        return scores
-
-    def finish_epoch(self, log: Log, loss: float, scores: dict[str, float]) -> None:
-        """Save models, log and checkpoint."""
-        self._save("last.onnx", scores)
-        self.stale += 1
-        merit = self.learner.task.merit(scores)
-        if merit > self.best:
-            self.best, self.stale = merit, 0
+        self.checks.append(_Check(step, scores, task.merit(scores)))
+        if self.checks[-1].merit > self.best:
+            self.best = self.checks[-1].merit
             self._save("model.onnx", scores)
-        log.add(self.epoch, self.learner.step, round(time.time()), loss, merit, scores)
+
+    def finish_epoch(self, log: Log, loss: float) -> _Check:
+        """Save last weights, log and checkpoint; return the best check."""
+        self._save("last.onnx", self.checks[-1].scores)
+        best = max(self.checks, key=lambda check: check.merit)
+        self.stale = 0 if best.merit > self.before else self.stale + 1
+        log.add(self.epoch, best.step, round(time.time()), loss, best.merit, best.scores)
         self.epoch += 1
         state = {"epoch": self.epoch, "best": self.best, "stale": self.stale} | self.learner.state()
         save_checkpoint(self.folder / "checkpoint.pt", self.request, state)
+        return best
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""

@@ -1,6 +1,6 @@
 """Making a training set: represented spectra joined with the truth, written by worker processes.
 
-The files are described in `dataset`. What a unit of work wrote is recorded in a part of the manifest; a
+The files are described in `manifest`. What a unit of work wrote is recorded in a part of the manifest; a
 command that is given again goes on with the units that have no record.
 """
 
@@ -29,16 +29,18 @@ from broadline.inputs import Inputs, expand, read_group
 from broadline.pipeline import Unit, plan
 from broadline.representation import Representation, Represented
 from broadline.spectra import Spectra
-from broadline.training.dataset import (
+from broadline.training.labels import ContradictionError, Known, Labels, numbered, read_known
+from broadline.training.manifest import (
     COLUMNS,
     FORMAT,
     MANIFEST,
+    OBJECTS,
     Summary,
     one_sided,
     read_manifest,
     shard_paths,
 )
-from broadline.truth import CLASSES, FIRM, QSO, Truth, match, read_truth_table
+from broadline.truth import CLASSES, FIRM, QSO
 from broadline.workers import Workers, available_cores
 from broadline.workers import prepare as start_preparing
 
@@ -46,22 +48,23 @@ __all__ = ["prepare"]
 
 _PARTS = ".parts"
 _BATCH = 256  # spectra read at a time: bounds the memory of a worker
-_SHARD = 8192  # spectra; a unit of work begins a shard of its own
+_SHARD = 16 << 20  # bytes; a unit of work begins a shard of its own
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 def prepare(
     names: Sequence[str | Path],
-    truth: Path,
+    truth: Path | Sequence[Path],
     folder: Path,
     representation: Representation,
     *,
+    rest_is_other: bool = False,
     keep_ancillary: bool = False,
     archive: str | None = None,
     workers: int | None = None,
     on_unit: Callable[[Summary, float], None] | None = None,
 ) -> Summary:
-    """Write a training set of all spectra behind some names that a truth table knows.
+    """Write a training set of all spectra behind some names that truth tables know.
 
     The bytes depend on spectra, truth, representation and options, not on the number of workers nor on how
     often the run was killed and started again.
@@ -70,11 +73,15 @@ def prepare(
     ----------
     names : sequence of str or Path
         Files, folders, globs, ``@LIST``.
-    truth : Path
-        See `truth.read_truth_table`.
+    truth : Path or sequence of Path
+        See `truth.read_truth_table`; what several say is joined (`labels.Known`).
     folder : Path
         New or empty, or one where the same was begun.
     representation : Representation
+    rest_is_other : bool
+        The truth lists quasars alone, and all spectra that it does not know are others: Podsztavek, Skoda &
+        Tvrdik (2021), section 2. Targets of ancillary programmes are kept then, as nothing tells which of
+        the others are.
     keep_ancillary : bool
         Keep targets of ancillary programmes, which Busca & Balland (2018), section 2, leave out. Spectra
         without a firm identification are kept: presets decide what they teach.
@@ -88,21 +95,24 @@ def prepare(
     Raises
     ------
     UsageError
-        If a name or the truth is at fault, no spectrum can be used or found in the truth, there are only
-        quasars or none, or the folder holds something else or cannot be written. In the last case what is
-        done stays done; in the others the folder is left empty.
+        If a name or the truth is at fault, no spectrum can be used or found in each of its tables, there are
+        only quasars or none, or the folder holds something else or cannot be written. In the last case what
+        is done stays done; in the others the folder is left empty.
     """
-    known = read_truth_table(truth)
-    if problem := one_sided(known.kind == QSO):
-        raise UsageError(f"{truth} knows {problem}")
+    tables = [truth] if isinstance(truth, Path) else truth
+    known = read_known(tables, rest_is_other)
     inputs = expand(names, archive)
     units = list(enumerate(plan(inputs)))
-    request = _request(inputs, truth, representation, keep_ancillary)
+    job = _Job(known, representation, folder, keep_ancillary or rest_is_other)
     try:
-        state = _claim(request, folder)
+        state = _claim(_request(inputs, tables, job), folder)
         if not state["finished"]:
-            job = _Job(known, representation, folder, keep_ancillary)
-            _finish(state, job, _represent(units, job, workers, on_unit))
+            try:
+                records = _represent(units, job, workers, on_unit)
+            except ContradictionError:
+                _clear(folder)
+                raise
+            _finish(state, job, records)
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
         for path in folder.glob(".*.part"):
             path.unlink()
@@ -114,7 +124,7 @@ def prepare(
 
 
 class _Job(NamedTuple):
-    truth: Truth
+    known: Known
     representation: Representation
     folder: Path
     keep_ancillary: bool
@@ -123,17 +133,21 @@ class _Job(NamedTuple):
 _Numbered = tuple[int, Unit]
 
 
-def _request(inputs: Inputs, truth: Path, representation: Representation, keep: bool) -> dict[str, Any]:
+def _request(inputs: Inputs, tables: Sequence[Path], job: _Job) -> dict[str, Any]:
     """Return what decides the bytes, as JSON types: files by name and size, wherever they lie."""
     files = [(path.name, path.stat().st_size if path.exists() else 0, kind) for path, kind in inputs.files]
-    with truth.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    truth = []
+    for path in tables:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        truth.append({"file": path.name, "sha256": digest})
     return {
         "version": __version__,
         "spectra": {"files": len(files), "sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest()},
-        "truth": {"file": truth.name, "sha256": digest},
-        "representation": representation.to_dict(),
-        "keep_ancillary": keep,
+        "truth": truth,
+        "rest_is_other": job.known.rest_is_other,
+        "representation": job.representation.to_dict(),
+        "keep_ancillary": job.keep_ancillary,
     }
 
 
@@ -205,6 +219,14 @@ def _write_units(
         yield from results
 
 
+def _clear(folder: Path) -> None:
+    """Leave nothing of a set that cannot be."""
+    for pattern in ("values-*.npy", "truth-*.parquet", ".*.part", MANIFEST):
+        for path in folder.glob(pattern):
+            path.unlink()
+    shutil.rmtree(folder / _PARTS)
+
+
 def _finish(state: dict[str, Any], job: _Job, records: Sequence[dict[str, Any]]) -> None:
     """Complete the manifest; clear the folder if there is nothing to learn from."""
     folder = job.folder
@@ -212,40 +234,39 @@ def _finish(state: dict[str, Any], job: _Job, records: Sequence[dict[str, Any]])
     for record in records:
         summary.add(record["counts"])
     shards = [shard for record in records for shard in record["shards"]]
-    if problem := _nothing_to_learn(summary, job.truth):
-        for shard in shards:
-            for path in shard_paths(folder, shard):
-                path.unlink()
-        shutil.rmtree(folder / _PARTS)
-        (folder / MANIFEST).unlink()
+    if problem := _nothing_to_learn(summary, job):
+        _clear(folder)
         raise UsageError(problem)
-    names = pa.chunked_array(
-        [
-            pq.read_table(shard_paths(folder, shard)[1], columns=["SPECTRUM"])["SPECTRUM"].chunk(0)
-            for shard in shards
-        ]
-    )
-    summary.n_repeated = len(names) - pc.count_distinct(names).as_py()
-    state |= {"finished": True, "counts": summary.to_dict(), "shards": shards}
+    columns = ["SPECTRUM", "OBJECT", "RA", "DEC"]
+    table = pa.concat_tables([pq.read_table(shard_paths(folder, s)[1], columns=columns) for s in shards])
+    summary.n_repeated = len(table) - pc.count_distinct(table["SPECTRUM"]).as_py()
+    # Which spectra share an object is known when all places are.
+    objects = numbered(*(np.asarray(table[name]) for name in columns[1:]))
+    digest = _write_array(folder / OBJECTS, objects)
+    state |= {"finished": True, "counts": summary.to_dict(), "shards": shards, "objects": digest}
     _write_json(folder / MANIFEST, state)
 
 
-def _nothing_to_learn(summary: Summary, truth: Truth) -> str | None:
+def _nothing_to_learn(summary: Summary, job: _Job) -> str | None:
     """Return why these spectra teach nothing; None if they do."""
-    usable = summary.n_read - summary.n_unusable
+    usable, known = summary.n_read - summary.n_unusable, job.known
     if not usable:
+        edges = job.representation.grid.edges
         hint = f", such as {summary.notes[0]}" if summary.notes else "; FLAGS of `broadline classify` say why"
-        return f"none of the {summary.n_read:,} spectra can be used{hint}"
-    if summary.n_unmatched == usable:
         return (
-            f"{truth.source} knows none of the {usable:,} spectra (its own {len(truth):,} it names by "
-            f"{truth.by}); give the truth of these"
+            f"none of the {summary.n_read:,} spectra can be used on the pixels from {edges[0]:.0f} to "
+            f"{edges[-1]:.0f} Angstrom{hint}"
         )
+    for truth, n_listed in zip(known.truths, summary.n_listed, strict=True):
+        if not n_listed:
+            return (
+                f"{truth.source} knows none of the {usable:,} spectra (its own {len(truth):,} it names by "
+                f"{truth.by}); give the truth of these"
+            )
     if not len(summary):
-        return f"all {summary.n_ancillary:,} spectra that {truth.source} knows are of ancillary programmes"
-    n_quasars = summary.classes["QSO"]
-    problem = one_sided(np.arange(len(summary)) < n_quasars)
-    return f"the spectra that {truth.source} knows hold {problem}" if problem else None
+        return f"all {summary.n_ancillary:,} spectra that {known.source} knows are of ancillary programmes"
+    problem = one_sided(np.arange(len(summary)) < summary.classes["QSO"])
+    return f"the spectra that {known.source} knows hold {problem}" if problem else None
 
 
 # ---- in the workers
@@ -271,26 +292,22 @@ def _write_unit(item: _Numbered, job: _Job) -> dict[str, Any]:
     shards: list[dict[str, Any]] = []
     values: list[NDArray[np.float16]] = []
     tables: list[pa.Table] = []
-    n = 0
 
     def close() -> None:
-        nonlocal n
         if tables:
             shards.append(_write_shard(job.folder, f"{number:06d}-{len(shards):03d}", values, tables))
             values.clear()
             tables.clear()
-            n = 0
 
     for spectra in read_group(unit.archive, unit.paths, _BATCH, unit.faults):
         represented = job.representation(spectra)
-        truth_rows = match(job.truth, spectra.ids)
-        kept = _choose(represented.flags, truth_rows, job, summary)
+        labels = job.known.label(spectra.ids, represented.flags)
+        kept = _choose(represented.flags, labels, job, summary)
         summary.add({"notes": list(spectra.notes)})
         if len(kept):
-            tables.append(_labels(spectra, represented, job.truth, kept, truth_rows[kept], summary))
+            tables.append(_table(spectra, represented, labels, kept, summary))
             values.append(represented.values[kept].clip(-_LARGEST, _LARGEST).astype(np.float16))
-            n += len(kept)
-        if n >= _SHARD:
+        if sum(part.nbytes for part in values) >= _SHARD:
             close()
     close()
     record = {"counts": summary.to_dict(), "shards": shards}
@@ -298,15 +315,13 @@ def _write_unit(item: _Numbered, job: _Job) -> dict[str, Any]:
     return record
 
 
-def _choose(
-    flags: NDArray[np.uint32], truth_rows: NDArray[np.int64], job: _Job, summary: Summary
-) -> NDArray[np.int64]:
+def _choose(flags: NDArray[np.uint32], labels: Labels, job: _Job, summary: Summary) -> NDArray[np.int64]:
     """Return the spectra of a batch to keep, and count the others, each for the first reason there is."""
-    usable = (flags & UNCLASSIFIED) == 0
-    known = truth_rows >= 0
-    ancillary = known & job.truth.ancillary[truth_rows] & (not job.keep_ancillary)
+    usable, known = (flags & UNCLASSIFIED) == 0, labels.known
+    ancillary = known & labels.columns["ANCILLARY"] & (not job.keep_ancillary)
     summary.add(
         {
+            "n_listed": (labels.listed & usable).sum(axis=1).tolist(),
             "n_read": len(flags),
             "n_unusable": int((~usable).sum()),
             "n_unmatched": int((usable & ~known).sum()),
@@ -316,36 +331,29 @@ def _choose(
     return np.flatnonzero(usable & known & ~ancillary)
 
 
-def _labels(
-    spectra: Spectra,
-    represented: Represented,
-    truth: Truth,
-    kept: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    summary: Summary,
+def _table(
+    spectra: Spectra, represented: Represented, labels: Labels, kept: NDArray[np.int64], summary: Summary
 ) -> pa.Table:
-    """Return the truth columns of the spectra kept, and count them."""
-    kind, confidence = truth.kind[rows], truth.confidence[rows]
+    """Return what is known of the spectra kept, and count them."""
+    known = {name: column[kept] for name, column in labels.columns.items()}
+    kind = known["CLASS"]
     counted = np.bincount(kind, minlength=len(CLASSES)).tolist()
     summary.add(
         {
             "classes": dict(zip(CLASSES, counted, strict=True)),
-            "n_doubtful": int((confidence < FIRM).sum()),
-            "n_bal": int(((truth.bal_flag[rows] == 1) & (kind == QSO)).sum()),
+            "n_doubtful": int((known["CONFIDENCE"] < FIRM).sum()),
+            "n_bal": int(((known["BAL_FLAG"] == 1) & (kind == QSO)).sum()),
         }
     )
-    columns = {
-        "SPECTRUM": spectra.ids["OBJID"][kept],
-        "PLATE": spectra.ids["PLATE"][kept] if "PLATE" in spectra.ids else np.full(len(kept), -1, np.int32),
+    ids, n = spectra.ids, len(kept)
+    columns = known | {
+        "SPECTRUM": ids["OBJID"][kept],
+        "PLATE": ids["PLATE"][kept] if "PLATE" in ids else np.full(n, -1, np.int32),
+        "RA": ids["RA"][kept] if "RA" in ids else np.full(n, np.nan),
+        "DEC": ids["DEC"][kept] if "DEC" in ids else np.full(n, np.nan),
         "FLAGS": represented.flags[kept],
         "SN": represented.sn_median[kept],
         "CLASS": pa.DictionaryArray.from_arrays(kind, list(CLASSES)),
-        "Z": truth.z[rows],
-        "CONFIDENCE": confidence,
-        "BAL_FLAG": truth.bal_flag[rows],
-        "BALNICITY": truth.balnicity[rows],
-        "OBJECT": truth.object[rows],
-        "ANCILLARY": truth.ancillary[rows],
     }
     return pa.table(columns, schema=COLUMNS)
 
@@ -354,13 +362,22 @@ def _write_shard(
     folder: Path, name: str, values: list[NDArray[np.float16]], tables: list[pa.Table]
 ) -> dict[str, Any]:
     """Write the two files of a shard; return its entry in the manifest."""
-    image, table = pa.BufferOutputStream(), pa.BufferOutputStream()
     merged = np.concatenate(values)
-    np.lib.format.write_array(image, merged, allow_pickle=False)
+    shard: dict[str, Any] = {"name": name, "n": len(merged)}
+    image, truth = shard_paths(folder, shard)
+    table = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables).combine_chunks(), table, compression="zstd")
-    shard: dict[str, Any] = {"name": name, "n": len(merged), "sha256": []}
-    for path, stream in zip(shard_paths(folder, shard), (image, table), strict=True):
-        content = memoryview(stream.getvalue())
-        shard["sha256"].append(hashlib.sha256(content).hexdigest())
-        write_aside(path, content)
-    return shard
+    return shard | {"sha256": [_write_array(image, merged), _write(truth, table)]}
+
+
+def _write_array(path: Path, values: NDArray[Any]) -> str:
+    """Write an array; return the checksum of the file."""
+    stream = pa.BufferOutputStream()
+    np.lib.format.write_array(stream, values, allow_pickle=False)
+    return _write(path, stream)
+
+
+def _write(path: Path, stream: pa.BufferOutputStream) -> str:
+    content = memoryview(stream.getvalue())
+    write_aside(path, content)
+    return hashlib.sha256(content).hexdigest()

@@ -13,8 +13,9 @@ import torch
 
 from broadline.decision import Rule
 from broadline.errors import UsageError
-from broadline.model import Model
+from broadline.model import Model, save_model
 from broadline.networks.architecture import QuasarNETConfig
+from broadline.networks.graph import parameters_of
 from broadline.simulation.inspection import VISUAL_SCATTER
 from broadline.simulation.library import TRAINING, build_library
 from broadline.simulation.recipe import RECIPES
@@ -27,17 +28,31 @@ from broadline.training.calibrate import (
     fit_calibration,
 )
 from broadline.training.dataset import PreparedSet
-from broadline.training.fit import Progress, fit
+from broadline.training.fit import Progress, ReadAgain, fit
 from broadline.training.logs import best_scores
+from broadline.training.manifest import one_sided
 from broadline.training.objective import Counts, count
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples, Simulated
-from broadline.training.splits import Split, check, random_splits, read_splits, write_splits
+from broadline.training.splits import (
+    Leakage,
+    Sizes,
+    Split,
+    check,
+    leakage,
+    random_splits,
+    read_splits,
+    sized_split,
+    write_splits,
+)
+from broadline.training.task import task_of
 from broadline.training.transfer import Start
+from broadline.truth import QSO
 
 __all__ = ["Trained", "calibrate_in_memory", "score_table", "train_in_memory", "train_prepared"]
 
 _HELD_OUT = 20_000
+_TEST = "test_"  # begins what a card says of scores on the test part
 # Libraries of one run differ by these: training, validation, calibration.
 _SEEDS = (1, 500_001, 900_001)
 
@@ -50,11 +65,17 @@ class Trained(NamedTuple):
     path : Path
         The model file.
     scores : dict of str to float
-        Of its best epoch on validation (`validation.validate`).
+        Of its best epoch on validation (`task.Task.validate`).
+    leakage : Leakage
+        Of its split.
+    test : dict of str to float, optional
+        Its scores on the test part, if the split has one.
     """
 
     path: Path
     scores: dict[str, float]
+    leakage: Leakage
+    test: dict[str, float] | None = None
 
 
 def train_prepared(
@@ -63,6 +84,8 @@ def train_prepared(
     training_set: Path,
     *,
     splits: int | Path = 1,
+    sizes: Sizes | None = None,
+    labels: int | None = None,
     epochs: int | None = None,
     patience: int | None = None,
     seed: int = 0,
@@ -84,6 +107,10 @@ def train_prepared(
     splits : int or Path
         Random splits by `splits.random_splits`, as Busca & Balland (2018), section 3, make ten of: no object
         is both learnt from and scored on. Or a file of splits.
+    sizes : Sizes, optional
+        Make the random splits by `splits.sized_split` instead, with seeds from `seed` on.
+    labels : int, optional
+        Learn from so many spectra of the training part alone (`Split.limited`), in batches of no more.
     epochs, patience, precision, start
         As `fit` takes them.
     seed : int
@@ -94,19 +121,14 @@ def train_prepared(
     Raises
     ------
     UsageError
-        If the set cannot be used (`dataset.PreparedSet`) or cannot be split, or as `fit` raises it.
+        If the set cannot be used (`dataset.PreparedSet`) or cannot be split, a part of a split lacks a class,
+        or as `fit` raises it.
     """
+    if labels:
+        preset = replace(preset, batch=min(preset.batch, labels))
     whole = PreparedSet(training_set, preset)
     objects = whole.columns["OBJECT"]
-    parts = (
-        read_splits(splits, objects)
-        if isinstance(splits, Path)
-        else random_splits(objects, splits, seed=seed)
-    )
-    if not parts:
-        raise UsageError(f"{splits} holds no split: make the splits anew")
-    for split in parts:
-        check(split, objects)
+    parts = _splits(whole, splits, sizes, labels, seed)
     places = [folder / f"split-{i:02d}" for i in range(len(parts))] if len(parts) > 1 else [folder]
     trained = []
     for i, (split, place) in enumerate(zip(parts, places, strict=True)):
@@ -115,10 +137,43 @@ def train_prepared(
         source = splits.name if isinstance(splits, Path) else f"seed {seed}"
         known_as = f"split {i} of {len(parts)} ({source})"
         card = {"trained_on": f"{training_set.name} (SHA-256 {whole.sha256}), {known_as}"}
-        path = _train_split(whole, split, place, card, epochs, patience, seed + i, precision, start, on_step)
-        trained.append(Trained(path, best_scores(place)))
+        leaks = leakage(split, objects)
+        if split.by_spectrum:
+            card["leakage"] = str(leaks)
+        path, test = _train_split(
+            whole, split, place, card, epochs, patience, seed + i, precision, start, on_step
+        )
+        scores = best_scores(place)
+        trained.append(Trained(path, scores, leaks, test and {name: test[name] for name in scores}))
     write_splits(folder / "splits.parquet", parts, objects)
     return trained
+
+
+def _splits(
+    whole: PreparedSet, splits: int | Path, sizes: Sizes | None, labels: int | None, seed: int
+) -> list[Split]:
+    """Return the splits of a set that are wanted, each with both classes in each part."""
+    objects, quasar = whole.columns["OBJECT"], whole.columns["CLASS"] == QSO
+    if isinstance(splits, Path):
+        parts = read_splits(splits, objects)
+    elif sizes:
+        parts = [sized_split(objects, sizes, seed + i) for i in range(splits)]
+    else:
+        parts = random_splits(objects, splits, seed=seed)
+    if not parts:
+        raise UsageError(f"{splits} holds no split: make the splits anew")
+    if labels:
+        parts = [split.limited(labels, seed + i) for i, split in enumerate(parts)]
+    for split in parts:
+        check(split, objects)
+        for name, rows in split.parts.items():
+            if one_sided(quasar[rows]):
+                which = "quasars only" if quasar[rows[0]] else "no quasar"
+                raise UsageError(
+                    f"the {len(rows):,} spectra of the {name} part of a split hold {which}: make it larger, "
+                    "or split with another seed"
+                )
+    return parts
 
 
 def _train_split(
@@ -132,30 +187,53 @@ def _train_split(
     precision: str,
     start: Start | None,
     on_step: Callable[[Progress], None] | None,
-) -> Path:
+) -> tuple[Path, dict[str, float] | None]:
     preset = whole.preset
     data, held_out = whole.subset(split.training, seed), whole.subset(split.validation)
+    counts = data.counts() if preset.loss == "sample" else None
     fingerprint = hashlib.sha256(whole.sha256.encode())
-    for rows in split:
+    for rows in split.parts.values():
         fingerprint.update(rows.astype("<i8").tobytes() + b";")
     path = fit(
         preset,
         data,
-        list(held_out.ordered()),
+        ReadAgain(held_out.ordered),
         folder,
         epochs=epochs,
         patience=patience,
         seed=seed,
         precision=precision,
-        counts=data.counts() if preset.loss == "sample" else None,
+        counts=counts,
         fingerprint=fingerprint.hexdigest(),
         start=start,
         card=card,
         on_step=on_step,
     )
+    # Before it is calibrated, as validation scores it.
+    test = _scored(path, whole.subset(split.test), counts) if len(split.test) else None
     if _tells_errors(preset) and not Model(path.read_bytes()).recipe.calibration:
         _calibrate(path, held_out.ordered(), f"the {len(held_out):,} validation spectra")
-    return path
+    return path, test
+
+
+def _scored(path: Path, part: PreparedSet, counts: Counts | None) -> dict[str, float]:
+    """Return the scores of a model on the test part. They stay on its card: once is enough."""
+    model = Model(path.read_bytes())
+    said = {name: value for name, value in model.recipe.card.items() if name.startswith(_TEST)}
+    if not said:
+        task = task_of(part.preset, counts)
+        network = task.network().to("cuda" if torch.cuda.is_available() else "cpu")
+        parameters = parameters_of(model.content)
+        network.load_state_dict({name: torch.tensor(x) for name, x in parameters.items()}, strict=False)
+        scores = task.validate(network, part.ordered())
+        said = {f"{_TEST}{name}": f"{value:.5g}" for name, value in scores.items()}
+        try:
+            save_model(path, replace(model.recipe, card=model.recipe.card | said), parameters)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path}: {error}; the model is there, without its scores, start again to go on"
+            ) from error
+    return {name.removeprefix(_TEST): float(value) for name, value in said.items()}
 
 
 def _tells_errors(preset: Preset) -> bool:
@@ -163,10 +241,20 @@ def _tells_errors(preset: Preset) -> bool:
 
 
 def score_table(trained: Sequence[Trained]) -> str:
-    """Return the scores of several splits as a table, with their mean and rms scatter about it."""
-    names = list(trained[0].scores)
-    values = np.array([[each.scores[name] for name in names] for each in trained])
-    rows = [(each.path.parent.name, row) for each, row in zip(trained, values, strict=True)]
+    """Return the scores of several splits as a table, with their mean and rms scatter about it.
+
+    Where there are test parts, a second table is of these.
+    """
+    places = [each.path.parent.name for each in trained]
+    text = _table(places, [each.scores for each in trained])
+    tests = [each.test for each in trained if each.test]
+    return f"{text}\non test\n{_table(places, tests)}" if len(tests) == len(trained) else text
+
+
+def _table(places: Sequence[str], scores: Sequence[dict[str, float]]) -> str:
+    names = list(scores[0])
+    values = np.array([[each[name] for name in names] for each in scores])
+    rows = list(zip(places, values, strict=True))
     rows += [("mean", values.mean(axis=0)), ("rms", values.std(axis=0))]
     lines = [" " * 9 + "".join(f"{name:>14}" for name in names)]
     lines += [f"{name:<9}" + "".join(f"{value:>14.5g}" for value in row) for name, row in rows]

@@ -1,11 +1,12 @@
-"""Splits of a sample into what is learnt from and what is scored on; no object is in both."""
+"""Splits of a sample into what is learnt from and what is scored on; no object is in both, unless told so."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,25 @@ from numpy.typing import NDArray
 
 from broadline.errors import UsageError
 
-__all__ = ["Split", "by_plate", "check", "folds", "random_splits", "read_splits", "write_splits"]
+__all__ = [
+    "Leakage",
+    "Sizes",
+    "Split",
+    "by_plate",
+    "check",
+    "folds",
+    "leakage",
+    "random_splits",
+    "read_splits",
+    "sized_split",
+    "write_splits",
+]
 
-_TRAINING, _VALIDATION = 1, 2  # in a file; 0 for spectra that are in neither
+_PARTS = ("training", "validation", "test")  # 1, 2 and 3 in a file; 0 for spectra that are in none
+_BY_SPECTRUM = "_BY_SPECTRUM"  # ends the column of such a split
 
 Objects = NDArray[np.int64]
+_NONE: Objects = np.empty(0, dtype=np.int64)
 
 
 class Split(NamedTuple):
@@ -26,12 +41,124 @@ class Split(NamedTuple):
 
     Attributes
     ----------
-    training, validation : ndarray of int64
-        Increasing; disjoint, and so are their objects.
+    training, validation, test : ndarray of int64
+        Increasing; disjoint, and so are their objects. Validation decides when training ends and which
+        epoch is kept; test, which may be empty, decides nothing.
+    by_spectrum : bool
+        Objects may be in several parts (`leakage`).
     """
 
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
+    test: NDArray[np.int64] = _NONE
+    by_spectrum: bool = False
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """The parts that are not left out, by name."""
+        return {name: getattr(self, name) for name in _PARTS if name != "test" or len(self.test)}
+
+    def limited(self, n: int, seed: int = 0) -> Self:
+        """Return the split with `n` of the training spectra alone, for learning curves.
+
+        They are the first of one random order: those of the same seed and a larger number contain them.
+
+        Raises
+        ------
+        UsageError
+            If there are not as many.
+        """
+        if not 0 < n <= len(self.training):
+            raise UsageError(f"the training part of a split holds {len(self.training):,} spectra, not {n:,}")
+        order = np.random.default_rng(seed).permutation(len(self.training))
+        return self._replace(training=self.training[np.sort(order[:n])])
+
+
+class Sizes(NamedTuple):
+    """How large the parts of a split are that is made by `sized_split`.
+
+    Attributes
+    ----------
+    validation, test : float
+        Spectra; below 1, their share of all. The rest is learnt from.
+    by_spectrum : bool
+        Let spectra of an object be in several parts, as Podsztavek, Skoda & Tvrdik (2021), section 2, did.
+    """
+
+    validation: float
+    test: float = 0
+    by_spectrum: bool = False
+
+
+class Leakage(NamedTuple):
+    """What is known of the held-out parts of a split from what is learnt.
+
+    Attributes
+    ----------
+    objects : int
+        In more than one part.
+    validation, test : int
+        Spectra of the part whose object is also in training.
+    """
+
+    objects: int
+    validation: int
+    test: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.objects:,} objects are in more than one part; another visit is learnt from of "
+            f"{self.validation:,} validation and {self.test:,} test spectra"
+        )
+
+
+def sized_split(objects: Objects, sizes: Sizes, seed: int = 0) -> Split:
+    """Return a random split of parts of given sizes.
+
+    Parameters
+    ----------
+    objects : ndarray of int64, shape (n_spectra,)
+        The same number for all spectra of an object.
+    sizes : Sizes
+        Of parts by object the least: a part is larger where the last of its objects has several spectra.
+    seed : int
+        The test part depends on it and its own size alone, not on the others.
+
+    Raises
+    ------
+    UsageError
+        If a size is impossible, or nothing is left to learn from.
+    """
+    if not (sizes.validation > 0 and sizes.test >= 0):
+        raise UsageError(
+            f"a split has a validation part, and parts of a positive size; not {sizes.validation:g} and "
+            f"{sizes.test:g}"
+        )
+    n = len(objects)
+    n_test, n_validation = (round(x * n) if x < 1 else round(x) for x in (sizes.test, sizes.validation))
+    names, group = np.unique(np.arange(n) if sizes.by_spectrum else objects, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    before = np.cumsum(np.append(0, np.bincount(group)[order]))  # spectra of the objects before each
+    first = int(np.searchsorted(before, n_test))
+    second = int(np.searchsorted(before, before[min(first, len(names))] + n_validation))
+    if second >= len(names):
+        raise UsageError(
+            f"{n_validation:,} spectra for validation and {n_test:,} for a test leave none of {n:,} to learn "
+            "from: give smaller numbers, or shares below 1"
+        )
+    part = np.zeros(len(names), dtype=np.int8)
+    part[order[:first]], part[order[first:second]] = 2, 1
+    training, validation, test = (np.flatnonzero(part[group] == i) for i in range(3))
+    return Split(training, validation, test, sizes.by_spectrum)
+
+
+def leakage(split: Split, objects: Objects) -> Leakage:
+    """Return how much of a split is also in another part of it."""
+    learnt = objects[split.training]
+    parts = [np.unique(objects[rows]) for rows in (split.training, split.validation, split.test)]
+    _, times = np.unique(np.concatenate(parts), return_counts=True)
+    known = (np.isin(objects[rows], learnt).sum() for rows in (split.validation, split.test))
+    return Leakage(int((times > 1).sum()), *map(int, known))
 
 
 def random_splits(objects: Objects, n: int = 10, share: float = 0.2, seed: int = 0) -> list[Split]:
@@ -109,23 +236,28 @@ def check(split: Split, objects: Objects) -> None:
     Raises
     ------
     UsageError
-        If an object is in both parts, a part is empty, or a row is not of the sample.
+        If an object is in several parts of a split that is not by spectrum, a spectrum is in several parts of
+        any, a part is empty, or a row is not of the sample.
     """
-    for name, rows in zip(Split._fields, split, strict=True):
+    for name, rows in split.parts.items():
         if not len(rows):
             raise UsageError(f"the {name} part of a split holds no spectrum: give more spectra")
         if rows.min() < 0 or rows.max() >= len(objects):
             raise UsageError(f"the {name} part of a split names rows that the sample does not have")
-    both = np.intersect1d(objects[split.training], objects[split.validation])
-    if len(both):
-        raise UsageError(
-            f"a split leaks: {len(both):,} objects, such as {both[0]}, are in both training and validation; "
-            "make the splits anew"
-        )
+    of_what, names = ("spectra", np.arange(len(objects))) if split.by_spectrum else ("objects", objects)
+    for one, other in combinations(split.parts, 2):
+        both = np.intersect1d(names[split.parts[one]], names[split.parts[other]])
+        if len(both):
+            raise UsageError(
+                f"a split leaks: {len(both):,} {of_what}, such as {both[0]}, are in both {one} and {other}; "
+                "make the splits anew"
+            )
 
 
 def write_splits(path: Path, splits: Sequence[Split], objects: Objects) -> None:
-    """Write splits as Parquet: OBJECT, and for each split a column of 1 (training), 2 (validation) or 0.
+    """Write splits as Parquet: OBJECT, and a column of 1 (training), 2 (validation), 3 (test) or 0 for each.
+
+    The column of split number 0 is SPLIT_0, or SPLIT_0_BY_SPECTRUM.
 
     Raises
     ------
@@ -136,8 +268,9 @@ def write_splits(path: Path, splits: Sequence[Split], objects: Objects) -> None:
     for i, split in enumerate(splits):
         check(split, objects)
         column = np.zeros(len(objects), dtype=np.int8)
-        column[split.training], column[split.validation] = _TRAINING, _VALIDATION
-        columns[f"SPLIT_{i}"] = column
+        for code, name in enumerate(_PARTS, start=1):
+            column[getattr(split, name)] = code
+        columns[f"SPLIT_{i}{_BY_SPECTRUM * split.by_spectrum}"] = column
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         pq.write_table(pa.table(columns), aside, compression="zstd")
@@ -173,7 +306,8 @@ def read_splits(path: Path, objects: Objects) -> list[Split]:
     splits = []
     for name in table.column_names[1:]:
         part = np.asarray(table[name])
-        split = Split(np.flatnonzero(part == _TRAINING), np.flatnonzero(part == _VALIDATION))
+        training, validation, test = (np.flatnonzero(part == code) for code in (1, 2, 3))
+        split = Split(training, validation, test, name.endswith(_BY_SPECTRUM))
         check(split, objects)
         splits.append(split)
     return splits

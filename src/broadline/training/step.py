@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning_fabric
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ class Learner:
     n_steps : int
         Of the whole run, which the schedule spans.
     seed : int
-        Of the first weights.
+        Of the first weights and of dropout.
     precision : {"bf16", "fp32"}
     counts : Counts, optional
         Of the whole sample, for the loss "sample".
@@ -69,6 +70,7 @@ class Learner:
         start: Start | None = None,
     ) -> None:
         self.preset, self.n_steps, self.step, self.start = preset, n_steps, 0, start
+        self.seed = seed
         self.fabric = lightning_fabric.Fabric(
             accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
         )
@@ -131,16 +133,20 @@ class Learner:
         before = [buffer.clone() for buffer in self.network.buffers()]
         try:
             cost = self._compiled()
-            self.fabric.backward(cost(x, y))
+            with torch.random.fork_rng([self.device] if self.gpu else []):
+                self.fabric.backward(cost(x, y))
         except Exception as error:  # whatever it is: if compilation is not at fault, it will come again
             reason = str(error).partition("\n")[0] or type(error).__name__
             warnings.warn(
                 f"training goes on slower, for the network cannot be compiled: {reason}", stacklevel=3
             )
-            cost = self._eager(self.network.logits)
+            cost = self._eager(self._outputs)
         for buffer, value in zip(self.network.buffers(), before, strict=True):
             buffer.copy_(value)
         return cost
+
+    def _outputs(self, x: Tensor) -> Any:
+        return self.task.outputs(self.network, x)
 
     def _eager(self, forward: Callable[[Tensor], Any]) -> _Cost:
         def cost(x: Tensor, y: Targets) -> Tensor:
@@ -152,10 +158,10 @@ class Learner:
 
     def _compiled(self) -> _Cost:
         if not self.gpu:
-            return self._eager(torch.compile(self.network.logits))
+            return self._eager(torch.compile(self._outputs))
         # The loss is a hundred small kernels more: captured with the rest, they are launched as one.
         whole = torch.compile(
-            lambda x, y: self.task.loss(self.network.logits(x), y), mode="reduce-overhead", dynamic=False
+            lambda x, y: self.task.loss(self._outputs(x), y), mode="reduce-overhead", dynamic=False
         )
 
         def cost(x: Tensor, y: Targets) -> Tensor:
@@ -173,7 +179,11 @@ class Learner:
             torch._foreach_lerp_(self._kept, self._new, 1 - decay)
 
     def start_epoch(self) -> None:
-        """Make ready to learn, also after the network was scored."""
+        """Make ready to learn, also after the network was scored.
+
+        What dropout draws next is decided by seed and step, or a run that goes on would draw otherwise.
+        """
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.step]).generate_state(1)[0]))
         self.network.train()
         if self.start and self.start.trunk_rate == 0:
             freeze(self.network)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from broadline.networks.convnet import ConvNet
 from broadline.networks.quasarnet import QuasarNET
 from broadline.networks.vgg import ConvNetConfig
 from broadline.recipe import Recipe
+from broadline.training.align import Aligned, coral
 from broadline.training.objective import (
     Counts,
     Targets,
@@ -32,7 +33,7 @@ from broadline.training.presets import Preset
 from broadline.training.simulated import Examples
 from broadline.training.validation import classified, validate
 
-__all__ = ["LineTask", "QuasarTask", "Task", "task_of"]
+__all__ = ["AlignedTask", "LineTask", "QuasarTask", "Task", "task_of"]
 
 
 class Task(Protocol):
@@ -58,11 +59,15 @@ class Task(Protocol):
         """Return what the network should say of spectra, as `objective.targets` takes truth."""
         ...
 
-    def loss(self, outputs: Any, y: Targets) -> Tensor:
-        """Return how far off the logits of a batch are."""
+    def outputs(self, network: Any, x: Tensor) -> Any:
+        """Return what of the network the loss is told, a batch long: the logits, for one."""
         ...
 
-    def validate(self, network: nn.Module, examples: Sequence[Examples]) -> dict[str, float]:
+    def loss(self, outputs: Any, y: Targets) -> Tensor:
+        """Return how far off the outputs of a batch are."""
+        ...
+
+    def validate(self, network: nn.Module, examples: Iterable[Examples]) -> dict[str, float]:
         """Return scores on held-out examples, the loss among them."""
         ...
 
@@ -79,7 +84,7 @@ def task_of(preset: Preset, counts: Counts | None = None) -> Task:
     """Return the task of a preset; the loss "sample" needs the counts of the sample."""
     if isinstance(preset.network, QuasarNETConfig):
         return LineTask(preset, counts)
-    return QuasarTask(preset)
+    return AlignedTask(preset) if isinstance(preset, Aligned) else QuasarTask(preset)
 
 
 @dataclass(slots=True)
@@ -107,6 +112,10 @@ class LineTask:
         grid, unsure = self.preset.representation.grid, self.preset.unsure
         return targets(z, quasar, bal, QUASARNET_LINES, grid, self.config.n_boxes, firm, unsure)
 
+    def outputs(self, network: QuasarNET, x: Tensor) -> Outputs[Tensor]:
+        """Return the logits."""
+        return network.logits(x)
+
     def loss(self, outputs: Outputs[Tensor], y: Targets) -> Tensor:
         """Return equation 1 in the preset's normalisation, or our likelihood."""
         logits, offset, log_sigma = outputs
@@ -119,7 +128,7 @@ class LineTask:
         assert preset.loss != "cross-entropy"
         return equation_1(logits, offset, y, preset.loss, self.counts, offset_range=stretch)
 
-    def validate(self, network: nn.Module, examples: Sequence[Examples]) -> dict[str, float]:
+    def validate(self, network: nn.Module, examples: Iterable[Examples]) -> dict[str, float]:
         """Return loss, purity, completeness and redshift errors (`validation.validate`)."""
         # Networks with errors are deflated when they are calibrated: they are scored as they will be used.
         taken_off = inflation(self.config) if self.config.sigma else 0.0
@@ -159,16 +168,18 @@ class QuasarTask:
             torch.from_numpy(weight.astype(np.float32)[:, None]),
         )
 
-    def loss(self, outputs: Tensor, y: Targets) -> Tensor:
-        """Return the binary cross-entropy, its mean over the weights."""
-        quasar, weight = (y.box[:, 0] >= 0).float(), y.weight[:, 0]
-        cost = functional.binary_cross_entropy_with_logits(outputs.float(), quasar, weight, reduction="sum")
-        return cost / weight.sum().clamp(min=1e-6)
+    def outputs(self, network: ConvNet, x: Tensor) -> Any:
+        """Return the logits."""
+        return network.logits(x)
 
-    def validate(self, network: nn.Module, examples: Sequence[Examples]) -> dict[str, float]:
+    def loss(self, outputs: Any, y: Targets) -> Tensor:
+        """Return the binary cross-entropy, its mean over the weights."""
+        return _cross_entropy(outputs, y)
+
+    def validate(self, network: nn.Module, examples: Iterable[Examples]) -> dict[str, float]:
         """Return loss, precision, recall and F1 at a probability of one half (`validation.classified`)."""
         assert isinstance(network, ConvNet)
-        return classified(network, examples, self.loss)
+        return classified(network, examples, _cross_entropy)
 
     def merit(self, scores: Mapping[str, float]) -> float:
         """Return minus the loss, or F1, as the preset wants."""
@@ -178,3 +189,41 @@ class QuasarTask:
         """Return a recipe that calls quasar what has a probability above one half."""
         preset = self.preset
         return Recipe(preset.name, preset.network, preset.representation, (), Rule(c_th=0.5), card)
+
+
+@dataclass(slots=True)
+class AlignedTask(QuasarTask):
+    """Tell quasars from all else by features that two archives share: Deep CORAL.
+
+    Sun & Saenko (2016, arXiv:1607.01719), equation 6. The loss is the cross-entropy over both halves of a
+    batch of an `align.Pair`, whose labels are both known, and the weighted CORAL distance between their
+    features. These are what the last hidden layer gives, before dropout: the layer that tells classes is
+    aligned in the publication, and here it is a single number.
+
+    Quasars do not count for the distance. There are forty times as many in one archive as in the other, and
+    the covariances of everything would be made alike by making quasars look like all else.
+    """
+
+    preset: Aligned
+
+    def outputs(self, network: ConvNet, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the features that they are made of."""
+        features = dropped = network.features(x)
+        for layer in network.hidden:
+            features = torch.relu(layer(dropped))
+            dropped = functional.dropout(features, network.config.dropout, network.training)
+        return network.score(dropped)[:, 0], features
+
+    def loss(self, outputs: tuple[Tensor, Tensor], y: Targets) -> Tensor:
+        """Return the cross-entropy, and the weighted distance between the halves."""
+        logits, features = outputs
+        half, other = len(logits) // 2, y.weight[:, 0] * (y.box[:, 0] < 0)
+        distance = coral(features[:half], features[half:], other[:half], other[half:])
+        return _cross_entropy(logits, y) + self.preset.alignment * distance
+
+
+def _cross_entropy(logits: Tensor, y: Targets) -> Tensor:
+    """Return the binary cross-entropy, its mean over the weights."""
+    quasar, weight = (y.box[:, 0] >= 0).float(), y.weight[:, 0]
+    cost = functional.binary_cross_entropy_with_logits(logits.float(), quasar, weight, reduction="sum")
+    return cost / weight.sum().clamp(min=1e-6)

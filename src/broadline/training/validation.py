@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ _SCORES = ("loss", "purity", "completeness", "others_called", "catastrophic", "s
 @torch.no_grad()
 def validate(
     network: QuasarNET,
-    examples: Sequence[Examples],
+    examples: Iterable[Examples],
     loss: Callable[[Outputs[Tensor], Targets], Tensor],
     grid: Grid,
     inflation: float = 0.0,
@@ -75,7 +75,7 @@ def validate(
 
 @torch.no_grad()
 def classified(
-    network: ConvNet, examples: Sequence[Examples], loss: Callable[[Tensor, Targets], Tensor]
+    network: ConvNet, examples: Iterable[Examples], loss: Callable[[Tensor, Targets], Tensor]
 ) -> dict[str, float]:
     """Return loss, precision, recall and F1 of the quasars called at a probability above one half.
 
