@@ -307,6 +307,24 @@ def test_each_catalogue_keeps_the_validation_part_of_its_own_split(tmp_path: Pat
     assert len(everything.sample) == 12 and everything.counts.n_learnt == 0
 
 
+def test_where_a_split_has_a_test_part_that_alone_is_scored_on(tmp_path: Path) -> None:
+    things = np.array([11, 12, 13, 14, 15])
+    split = Split(np.array([0, 1]), np.array([2]), np.array([3, 4]))
+    write_splits(tmp_path / "splits.parquet", [split], things)
+    path = catalogue(tmp_path / "c.parquet")
+    study = read_study([path], superset(tmp_path), splits=tmp_path / "splits.parquet")
+    assert [name[-1] for name in study.names] == ["4", "5"]
+
+
+def test_of_a_split_by_spectrum_objects_that_were_learnt_from_are_never_scored_on(tmp_path: Path) -> None:
+    visits = np.array([11, 12, 13, 14, 15, 14])  # object 14 was seen twice, and is in both parts
+    split = Split(np.array([0, 1, 2, 3]), np.array([4, 5]), by_spectrum=True)
+    write_splits(tmp_path / "splits.parquet", [split], visits)
+    path = catalogue(tmp_path / "c.parquet")
+    study = read_study([path], superset(tmp_path), splits=tmp_path / "splits.parquet")
+    assert [name[-1] for name in study.names] == ["5"]
+
+
 def test_a_catalogue_of_learnt_objects_alone_is_leakage(tmp_path: Path) -> None:
     splits = split_file(tmp_path, ([11, 12, 13], [14, 15]))
     path = catalogue(tmp_path / "c.parquet", [1, 2, 3])

@@ -57,7 +57,8 @@ def read_study(
         See `truth.read_truth_table`.
     splits : Path, optional
         What `training.splits.write_splits` wrote. The model of catalogue i learnt from the training part of
-        SPLIT_i, so of its rows only objects of the validation part are kept.
+        SPLIT_i, so of its rows only objects of the test part, or without one of the validation part,
+        are kept that are not in the training part too.
     keep_ancillary : bool
         Keep targets of ancillary programmes, which Busca & Balland (2018), section 2, leave out.
 
@@ -128,7 +129,8 @@ def _validation(path: Path, n: int) -> list[Ints]:
     splits = read_splits(path, objects)
     if len(splits) < n:
         raise UsageError(f"{path} holds {len(splits)} splits, for {n} catalogues; give one of each split")
-    return [np.unique(objects[split.validation]) for split in splits[:n]]
+    # Splits by spectrum have objects in several parts: what was learnt from is never scored on.
+    return [np.setdiff1d(objects[split.held_out], objects[split.training]) for split in splits[:n]]
 
 
 def _joined(catalogue: Catalogue, known: Truth, held: Ints | None, keep_ancillary: bool) -> _Part:

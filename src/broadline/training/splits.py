@@ -58,6 +58,11 @@ class Split(NamedTuple):
         """The parts that are not left out, by name."""
         return {name: getattr(self, name) for name in _PARTS if name != "test" or len(self.test)}
 
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """What a model is scored on: the test part, or without one the validation part."""
+        return self.test if len(self.test) else self.validation
+
     def limited(self, n: int, seed: int = 0) -> Self:
         """Return the split with `n` of the training spectra alone, for learning curves.
 
