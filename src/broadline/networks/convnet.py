@@ -53,10 +53,15 @@ class ConvNet(nn.Module):
 
     def logits(self, spectra: Tensor) -> Tensor:
         """Return the logit of the probability of a quasar, (n, n_pixels) -> (n,)."""
-        x = self.features(spectra)
+        return self.logits_and_hidden(spectra)[0]
+
+    def logits_and_hidden(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and what the last hidden layer says before dropout, (n, hidden)."""
+        hidden = x = self.features(spectra)
         for layer in self.hidden:
-            x = nn.functional.dropout(torch.relu(layer(x)), self.config.dropout, self.training)
-        return torch.as_tensor(self.score(x)[:, 0])
+            hidden = torch.relu(layer(x))
+            x = nn.functional.dropout(hidden, self.config.dropout, self.training)
+        return torch.as_tensor(self.score(x)[:, 0]), hidden
 
     def forward(self, spectra: Tensor) -> Score[Tensor]:
         """Return the probability of a quasar."""

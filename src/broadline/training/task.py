@@ -208,11 +208,7 @@ class AlignedTask(QuasarTask):
 
     def outputs(self, network: ConvNet, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, and the features that they are made of."""
-        features = dropped = network.features(x)
-        for layer in network.hidden:
-            features = torch.relu(layer(dropped))
-            dropped = functional.dropout(features, network.config.dropout, network.training)
-        return network.score(dropped)[:, 0], features
+        return network.logits_and_hidden(x)
 
     def loss(self, outputs: tuple[Tensor, Tensor], y: Targets) -> Tensor:
         """Return the cross-entropy, and the weighted distance between the halves."""
