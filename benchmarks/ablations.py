@@ -35,11 +35,10 @@ from broadline.progress import say
 from broadline.simulation.library import TRAINING, build_library
 from broadline.simulation.recipe import RECIPES
 from broadline.simulation.stream import Library
-from broadline.training import simulated
 from broadline.training.calibrate import deflated, findings, fit_calibration
 from broadline.training.fit import fit
 from broadline.training.presets import PRESETS, Preset
-from broadline.training.simulated import INSTRUMENTS, Examples, Simulated
+from broadline.training.simulated import GAPS, INSTRUMENTS, Examples, Simulated
 from markers import write_between
 from real_sky import NOTHING, Score, called, nulls, read_labels, run_broadline, sets, table
 
@@ -113,15 +112,11 @@ def train(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Pa
     library = _library(
         options.n, 1_000_000 + 1000 * seed, options.templates, tuple(sorted(variant.recipe.items()))
     )
-    simulated._GAPS = 0.1 if variant.gaps else 0.0
-    data = Simulated(library, variant.preset, seed, variant.instruments)
+    gaps = GAPS if variant.gaps else 0.0
+    data = Simulated(library, variant.preset, seed, variant.instruments, gaps=gaps)
     check = Simulated(_held_out(options.templates), variant.preset, 1, {"boss": 1.0}, like_training=False)
     few = [batch for batch, _ in zip(check.epoch(0), range(8), strict=False)]
-    counts = None
-    if variant.preset.loss == "sample":
-        from broadline.training.run import _counts
-
-        counts = _counts(data)
+    counts = data.counts() if variant.preset.loss == "sample" else None
     path = fit(variant.preset, data, few, folder, epochs=options.epochs, seed=seed, counts=counts)
     last = Model(path.with_name("last.onnx").read_bytes())
     model = deflated(last) if last.recipe.finders.sigma else last

@@ -31,7 +31,7 @@ from broadline.training.dataset import PreparedSet
 from broadline.training.fit import Progress, ReadAgain, fit
 from broadline.training.logs import best_scores
 from broadline.training.manifest import one_sided
-from broadline.training.objective import Counts, count
+from broadline.training.objective import Counts
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples, Simulated
 from broadline.training.splits import (
@@ -320,18 +320,11 @@ def train_in_memory(
         patience=patience,
         seed=seed,
         precision=precision,
-        counts=_counts(data) if preset.loss == "sample" else None,
+        counts=data.counts() if preset.loss == "sample" else None,
         card=card,
         on_step=on_step,
     )
     return calibrate_in_memory(path, preset, seed, templates) if _tells_errors(preset) else path
-
-
-def _counts(data: Simulated) -> Counts:
-    """Return the counts of one epoch; others differ from it by the draw of noise alone."""
-    n_boxes = data.preset.finders.n_boxes
-    positives, negatives, n = zip(*(count(batch.targets, n_boxes) for batch in data.epoch(0)), strict=True)
-    return Counts(torch.stack(positives).sum(dim=0), torch.stack(negatives).sum(dim=0), sum(n))
 
 
 def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | None) -> Path:

@@ -13,10 +13,10 @@ from torch import Tensor
 from broadline.lines import QUASARNET_LINES
 from broadline.simulation.instrument import draw_sn
 from broadline.simulation.stream import Batch, Library, Stream, batches
-from broadline.training.objective import Targets, targets
+from broadline.training.objective import Counts, Targets, count, targets
 from broadline.training.presets import Preset
 
-__all__ = ["INSTRUMENTS", "Examples", "Simulated"]
+__all__ = ["GAPS", "INSTRUMENTS", "Examples", "Simulated"]
 
 #: Who looks at the spectra: a model for all surveys sees every coverage and every shape of noise.
 INSTRUMENTS: Mapping[str, float] = {"boss": 0.58, "sdss": 0.18, "lamost": 0.14, "desi": 0.10}
@@ -24,8 +24,8 @@ INSTRUMENTS: Mapping[str, float] = {"boss": 0.58, "sdss": 0.18, "lamost": 0.14, 
 #: Significance of the features at which half of the inspectors are sure (facts measured by `inspection`).
 _SEEN = 60.0
 
-
-_GAPS = 0.1  # share of spectra that lack a stretch
+#: Share of the spectra to learn from that lack a stretch.
+GAPS = 0.1
 
 #: Below this redshift narrow-line quasars are as often called galaxies.
 _NEAR = 0.9
@@ -82,6 +82,8 @@ class Simulated:
     like_training : bool
         S/N with bright galaxies, stars and near quasars in plenty, and some spectra with a stretch missing;
         or as of BOSS quasar targets.
+    gaps : float
+        Share of the former that lack a stretch.
     """
 
     def __init__(
@@ -91,8 +93,9 @@ class Simulated:
         seed: int,
         instruments: Mapping[str, float] = INSTRUMENTS,
         like_training: bool = True,
+        gaps: float = GAPS,
     ) -> None:
-        self.like_training = like_training
+        self.like_training, self.gaps = like_training, gaps if like_training else 0.0
         self.library, self.preset, self.seed, self.instruments = library, preset, seed, instruments
         truth = library.truth
         quasar, subclass = truth["CLASS"] == "QSO", truth["SUBCLASS"]
@@ -110,11 +113,17 @@ class Simulated:
     def epoch(self, number: int) -> Generator[Examples, None, None]:
         """Yield every spectrum of the library once, with noise of its own; batches of less are left out."""
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
-        gaps = _GAPS if self.like_training else 0.0
-        source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn, gaps)
+        source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn, self.gaps)
         whole = (batch for batch in source if len(batch.rows) == self.preset.batch)
         with Stream(map(self.examples, whole), 6) as stream:
             yield from stream
+
+    def counts(self) -> Counts:
+        """Return the counts of one epoch; others differ from it by the draw of noise alone."""
+        n_boxes = self.preset.finders.n_boxes
+        parts = (count(batch.targets, n_boxes) for batch in self.epoch(0))
+        positives, negatives, n = zip(*parts, strict=True)
+        return Counts(torch.stack(positives).sum(dim=0), torch.stack(negatives).sum(dim=0), sum(n))
 
     def names(self, rows: NDArray[np.int64]) -> list[str]:
         """Return what some spectra of the library are: it has no names for them."""

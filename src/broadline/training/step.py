@@ -95,7 +95,7 @@ class Learner:
             preset.rate,
             weight_decay=preset.weight_decay,
             amsgrad=preset.amsgrad,
-            fused=True if self.gpu else None,
+            fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
         self._cost: _Cost | None = None
