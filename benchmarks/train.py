@@ -13,45 +13,40 @@ every size is an option.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import itertools
 import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from broadline.representation import Representation
-from broadline.training.dataset import PreparedSet
-from broadline.training.fit import Progress, TrainingData, fit
-from broadline.training.manifest import COLUMNS, FORMAT, MANIFEST, Summary, shard_paths
+from broadline.training.fit import Progress, fit
 from broadline.training.presets import PRESETS
-from broadline.training.run import train_prepared
-from broadline.training.simulated import Examples, Simulated
-from broadline.truth import CLASSES
+from broadline.training.simulated import Simulated
 from markers import write_between
 from real_sky import table
+from turns import (
+    CHILDREN,
+    Child,
+    Row,
+    memory_row,
+    ratio,
+    run_child,
+    simulated,
+    steps_text,
+    take_turns,
+    write_random_set,
+)
 
-PRESET = PRESETS["paper-code"]
+PRESET_NAME = "paper-code"
+PRESET = PRESETS[PRESET_NAME]
 SCORED = {"purity": "purity", "completeness": "completeness", "nmad": "NMAD of redshifts"}
-PAUSE = 0.5  # seconds between rounds, for threads to go to sleep
-_SHARD = 8192
-
-Row = tuple[str, str, str]
 
 #: The same network, loss and optimiser, as a Keras user would write them. Takes steps a round and a policy.
 KERAS = """
@@ -117,138 +112,15 @@ for _ in sys.stdin:
 """
 
 
-# ---- a set of random values
-
-
-def write_random_set(folder: Path, n: int) -> Path:
-    """Write what `prepare` would of `n` spectra, all noise, six of ten quasars; return the folder."""
-    folder.mkdir()
-    rng = np.random.Generator(np.random.SFC64(n))
-    shards = []
-    for number, start in enumerate(range(0, n, _SHARD)):
-        size = min(_SHARD, n - start)
-        shard: dict[str, Any] = {"name": f"{number:06d}-000", "n": size, "sha256": []}
-        paths = shard_paths(folder, shard)
-        np.save(paths[0], rng.standard_normal((size, PRESET.network.n_pixels), np.float32).astype(np.float16))
-        pq.write_table(_random_truth(start, size, rng), paths[1])
-        shard["sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-        shards.append(shard)
-    request = {"representation": Representation().to_dict()}
-    state = {"format": FORMAT, "request": request, "finished": True, "counts": Summary().to_dict()}
-    (folder / MANIFEST).write_text(json.dumps(state | {"shards": shards}))
-    return folder
-
-
-def _random_truth(start: int, n: int, rng: np.random.Generator) -> pa.Table:
-    number = np.arange(start, start + n)
-    kind = np.where(rng.random(n) < 0.6, CLASSES.index("QSO"), CLASSES.index("STAR")).astype(np.int8)
-    columns = {
-        "SPECTRUM": [str(i) for i in number],
-        "PLATE": np.zeros(n, np.int32),
-        "RA": np.full(n, np.nan),
-        "DEC": np.full(n, np.nan),
-        "FLAGS": np.zeros(n, np.uint32),
-        "SN": np.ones(n, np.float32),
-        "CLASS": pa.DictionaryArray.from_arrays(kind, list(CLASSES)),
-        "Z": rng.uniform(0, 5, n),
-        "CONFIDENCE": np.full(n, 3, np.int8),
-        "BAL_FLAG": np.zeros(n, np.int8),
-        "BALNICITY": np.zeros(n, np.float32),
-        "OBJECT": number,
-        "ANCILLARY": np.zeros(n, np.bool_),
-    }
-    return pa.table(columns, schema=COLUMNS)
-
-
 # ---- what runs in processes of their own
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """One batch in memory, again and again: nothing but the network costs time."""
-
-    batch: Examples
-    steps: int
-
-    def __len__(self) -> int:
-        return self.steps * len(self.batch.ids)
-
-    def epoch(self, number: int) -> Iterator[Examples]:
-        """Yield the batch."""
-        return itertools.repeat(self.batch, self.steps)
-
-    def names(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return what spectra are called."""
-        return [str(row) for row in rows]
-
-
-class Rounds:
-    """Training data whose every epoch waits until it is asked for, and tells the seconds a step of the last.
-
-    The clock runs from the call of `epoch` to the last step: what comes before the first batch counts,
-    validation and checkpoints do not.
-    """
-
-    def __init__(self, data: TrainingData) -> None:
-        self.data, self.told = data, "ready"
-        self.begin, self.steps = 0.0, 0
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def epoch(self, number: int) -> Iterator[Examples]:
-        """Wait for a line, then yield the epoch of the data."""
-        self.tell()
-        sys.stdin.readline()
-        self.begin, self.steps = time.perf_counter(), 0
-        yield from self.data.epoch(number)
-
-    def names(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return what the data call their spectra."""
-        return self.data.names(rows)
-
-    def tell(self) -> None:
-        """Print what the last round took."""
-        print(f"@{self.told}", flush=True)
-
-    def on_step(self, progress: Progress) -> None:
-        """Take the time."""
-        if progress.scores is None:
-            self.steps += 1
-            self.told = str((time.perf_counter() - self.begin) / self.steps)
-
-
-def child_fit(folder: str, data: str, size: int, precision: str, rounds: int) -> None:
-    """Train for some rounds on a set on disk, on one batch of it for `size` steps, or on simulations."""
-    source: TrainingData
-    prepared = PreparedSet(Path(folder), PRESET)
-    first = next(prepared.epoch(0))
-    if data == "one batch":
-        source = Repeated(first, size)
-    elif data == "prepared":
-        source = prepared
-    else:
-        source = simulated(size, 1)
-    held = Rounds(source)
-    with tempfile.TemporaryDirectory() as place:
-        fit(PRESET, held, [first], Path(place), epochs=rounds + 1, precision=precision, on_step=held.on_step)
-    held.tell()
-
-
-def child_memory(folder: str) -> None:
-    """Train for an epoch as `broadline train` does; tell the process's peak of resident memory, in bytes."""
-    with tempfile.TemporaryDirectory() as place:
-        train_prepared(PRESET, Path(place), Path(folder), epochs=1)
-    status = Path("/proc/self/status").read_text()
-    print(f"@{1024 * int(status.split('VmHWM:')[1].split()[0])}", flush=True)
 
 
 def child_scores(size: int, epochs: int, seeds: int) -> None:
     """Train small networks in both precisions from the same seeds; tell their final scores."""
     import torch
 
-    validation = list(simulated(max(size // 2, PRESET.batch), 500_001).epoch(0))
-    library = simulated(size, 1).library
+    validation = list(simulated(PRESET, max(size // 2, PRESET.batch), 500_001).epoch(0))
+    library = simulated(PRESET, size, 1).library
     scores: dict[str, list[dict[str, float]]] = {"bf16": [], "fp32": []}
     for seed, precision in itertools.product(range(seeds), scores):
         torch.compiler.reset()  # else each network counts as one more shape of the first
@@ -274,92 +146,20 @@ def child_scores(size: int, epochs: int, seeds: int) -> None:
     print(f"@{json.dumps(scores)}", flush=True)
 
 
-def simulated(n: int, seed: int) -> Simulated:
-    """Return simulated training data of a library without template sets."""
-    from broadline.simulation.library import build_library
-
-    return Simulated(build_library(n, seed=seed), PRESET, seed)
-
-
-CHILDREN = {"fit": child_fit, "memory": child_memory, "scores": child_scores}
-
-
-class Child:
-    """A process that answers lines with lines; all else that it prints is shown only if it fails."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            # Both frameworks would take a GPU if there were one.
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-
-    @classmethod
-    def of(cls, kind: str, *arguments: str | int) -> Child:
-        """Return one of `CHILDREN`."""
-        return cls([sys.executable, __file__, "--child", kind, json.dumps(arguments)])
-
-    def answer(self) -> str:
-        """Return the next answer."""
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if line.startswith("@"):
-                return line[1:].strip()
-        self.process.wait()
-        self.errors.seek(0)
-        raise SystemExit(f"{' '.join(self.process.args)[:200]}\n{self.errors.read().decode()[-4000:]}")
-
-    def round(self) -> float:
-        """Return the seconds a step of a round."""
-        assert self.process.stdin
-        print("go", file=self.process.stdin, flush=True)
-        seconds = float(self.answer())
-        time.sleep(PAUSE)
-        return seconds
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-
-
-def take_turns(children: dict[str, Child], rounds: int) -> dict[str, list[float]]:
-    """Return seconds a step of every round of children that are ready; the first, uncounted, compiles."""
-    for child in children.values():
-        child.round()
-    times: dict[str, list[float]] = {name: [] for name in children}
-    for _ in range(rounds):
-        for name, child in children.items():
-            times[name].append(child.round())
-    for child in children.values():
-        child.close()
-    return times
+#: As `turns.CHILDREN`, and of this benchmark.
+ALL_CHILDREN = CHILDREN | {"scores": child_scores}
 
 
 # ---- rows of the table
-
-
-def steps_text(seconds: Sequence[float]) -> str:
-    """Return median and range of milliseconds a step."""
-    ms = [1e3 * each for each in seconds]
-    return f"{statistics.median(ms):.1f} ({min(ms):.1f} to {max(ms):.1f}) ms a step"
-
-
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """Return the median over rounds of how many times longer one took than the other beside it."""
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def speed_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Compare `fit` in both precisions and Keras, in turns."""
     children, versions = {}, ""
     for precision in ("bf16", "fp32"):
-        child = Child.of("fit", str(folder), "one batch", options.steps, precision, options.rounds)
+        child = Child.of(
+            "fit", PRESET_NAME, str(folder), "one batch", options.steps, precision, options.rounds
+        )
         child.answer()
         children[f"broadline {precision}, compiled"] = child
     if options.peer:
@@ -391,7 +191,7 @@ def share_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
     }
     children = {}
     for name, (kind, size) in kinds.items():
-        children[name] = Child.of("fit", str(folder), kind, size, "bf16", options.epoch_rounds)
+        children[name] = Child.of("fit", PRESET_NAME, str(folder), kind, size, "bf16", options.epoch_rounds)
         children[name].answer()
     times = take_turns(children, options.epoch_rounds)
     (_, alone), *others = times.items()
@@ -400,14 +200,6 @@ def share_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
         share = 100 * ratio(alone, seconds)
         rows.append((f"share of the network in a step, {name}", f"{share:.1f} %", ">= 95 %"))
     return rows
-
-
-def memory_row(root: Path, n: int) -> Row:
-    """Return the peak memory of an epoch on a set of `n` spectra."""
-    child = Child.of("memory", str(write_random_set(root / "large", n)))
-    peak = int(child.answer())
-    child.close()
-    return f"peak memory, training on {n:,} prepared spectra", f"{peak / 1e9:.2f} GB", "<= 3 GB"
 
 
 def precision_rows(options: argparse.Namespace) -> list[Row]:
@@ -432,10 +224,10 @@ def report(options: argparse.Namespace, given: Sequence[str]) -> str:
     """Return what goes into the document, under the command with the options that were given."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        prepared = write_random_set(root / "set", options.prepared)
+        prepared = write_random_set(root / "set", options.prepared, PRESET)
         rows = speed_rows(prepared, options)
         rows += share_rows(prepared, options)
-        rows.append(memory_row(root, options.memory))
+        rows.append(memory_row(root / "large", options.memory, PRESET_NAME, "<= 3 GB"))
     rows += precision_rows(options)
     cores = len(os.sched_getaffinity(0))
     about = (
@@ -457,9 +249,7 @@ def shown(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        warnings.filterwarnings("error", module=r"broadline\.")  # such as that nothing could be compiled
-        CHILDREN[sys.argv[2]](*json.loads(sys.argv[3]))
+    if run_child(ALL_CHILDREN):
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--peer", type=Path, help="a Python with TensorFlow and Keras")

@@ -298,7 +298,7 @@ def test_a_number_that_no_split_has_is_missing() -> None:
 
 
 def machine(study: Study) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(report._machine(study, results(study)))["metrics"]
+    said: dict[str, Any] = json.loads(report._machine(study, results(study), ()))["metrics"]
     return said
 
 
@@ -406,9 +406,22 @@ def test_names_are_never_markup(study: Study, tmp_path: Path, quick: None) -> No
     assert page.count(escape(HOSTILE)) >= 5
     assert any(HOSTILE in text for text in found.tables)
     assert said["about"]["catalogues"] == "\udcff.fits" and f"{HOSTILE} $x^{{$.purity" in said["metrics"]
-    assert "<script" not in markdown(hostile)
+    assert "<script" not in markdown(results(hostile), hostile.simulated)
     table = report._table(Section(HOSTILE, (), HOSTILE, ((HOSTILE, HOSTILE),) * 2), True)
     assert "script" not in Page(table).tags and table.count(escape(HOSTILE)) == 7
+
+
+def test_a_figure_of_an_earlier_report_does_not_stay(
+    study: Study, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(study, tmp_path)
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(b"not of a report")
+    assert (tmp_path / "confusion.png").exists() and (tmp_path / "confusion.pdf").exists()
+    monkeypatch.setattr(report, "FIGURES", [plot for plot in FIGURES if plot.name == "n_of_z"])
+    written(study, tmp_path)
+    assert not (tmp_path / "confusion.png").exists() and not (tmp_path / "confusion.pdf").exists()
+    assert mine.exists() and (tmp_path / "n_of_z.png").exists()
 
 
 def test_a_dollar_sign_in_a_name_begins_no_formula(study: Study) -> None:
@@ -423,7 +436,8 @@ def test_a_dollar_sign_in_a_name_begins_no_formula(study: Study) -> None:
 
 def test_a_table_in_markdown_has_as_many_cells_in_each_row(study: Study) -> None:
     unknown = replace(study.baselines["auto"], n_unknown=3)
-    text = markdown(replace(study, baselines={"a|b": unknown}))
+    many = replace(study, baselines={"a|b": unknown})
+    text = markdown(results(many), many.simulated)
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
     assert len(tables) > 5 and any("a\\|b" in table[3] for table in tables)
     for table in tables:

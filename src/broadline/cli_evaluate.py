@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ import typer
 from broadline.progress import say
 
 if TYPE_CHECKING:
-    from broadline.evaluation.study import Baseline, Study
+    from broadline.evaluation.study import Study
     from broadline.model import Model
 
 __all__ = ["evaluate"]
@@ -48,6 +47,7 @@ def evaluate(
     All as in the results section of Busca & Balland (2018), and more. Exit code 0: the report is written. 2:
     the request cannot be carried out.
     """
+    from broadline.evaluation.baselines import read_baselines
     from broadline.evaluation.join import read_study
     from broadline.evaluation.report import write_report
 
@@ -56,7 +56,7 @@ def evaluate(
     drawn_with = _drawn_with(model, study) if spectra else None
     study = replace(
         study,
-        baselines=_baselines(baseline or [], study),
+        baselines=read_baselines(baseline or [], study, on_file=lambda path: say(f"reading {path.name}")),
         about={**study.about, **_options(baseline, keep_ancillary)},
     )
     report = write_report(study, output, spectra or (), drawn_with, on_step=lambda step: say(f"  {step}"))
@@ -77,23 +77,6 @@ def _drawn_with(name: str | None, study: Study) -> Model:
     if model.sha256 != study.about.get("model SHA-256"):
         say(f"note: galleries show what the model {model.name} finds, which did not make the catalogue")
     return model
-
-
-def _baselines(paths: list[Path], study: Study) -> dict[str, Baseline]:
-    """Return other classifiers by name; of two with the same name the second is numbered."""
-    from broadline.evaluation.baselines import read_baseline, settle, two_lines
-
-    found: dict[str, Baseline] = {}
-    for path in paths:
-        say(f"reading {path.name}")
-        for name, each in read_baseline(path, study.ids, study.sample).items():
-            text = name.encode("utf-8", "backslashreplace").decode()  # files may have names that are no text
-            numbered = (f"{text} ({number})" for number in count(2))
-            found[next(free for free in chain([text], numbered) if free not in found)] = each
-    if study.sample.c is not None:
-        scheme = two_lines(study.sample, study.rule)
-        found["two lines, one line inspected"] = settle(study.sample, scheme)
-    return found
 
 
 def _options(baseline: list[Path] | None, keep_ancillary: bool) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from broadline.errors import UsageError
 from broadline.evaluation.fits_read import N_FITS, Calls, Fits, read_answers
 from broadline.evaluation.sample import Sample
 from broadline.evaluation.shares import Floats, Ints, Mask, Share
-from broadline.evaluation.study import Baseline
+from broadline.evaluation.study import Baseline, Study
 from broadline.truth import GALAXY, QSO, STAR
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "dr14q",
     "dr16q",
     "read_baseline",
+    "read_baselines",
     "settle",
     "two_lines",
 ]
@@ -266,6 +268,32 @@ def read_baseline(path: Path, ids: Mapping[str, NDArray[Any]], sample: Sample) -
         }
     verdicts["catalogue & auto+VI"] = agreement(sample, verdicts["auto"])
     return {name: settle(sample, verdict) for name, verdict in verdicts.items()}
+
+
+def read_baselines(
+    paths: Iterable[Path], study: Study, on_file: Callable[[Path], None] = lambda path: None
+) -> dict[str, Baseline]:
+    """Return all that a study can be compared with, by name; the second of a name is numbered.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        What `read_baseline` reads.
+    study : Study
+        Where it has confidences, the scheme of `two_lines` is added.
+    on_file : callable, optional
+        Told of each file before it is read.
+    """
+    found: dict[str, Baseline] = {}
+    for path in paths:
+        on_file(path)
+        for name, each in read_baseline(path, study.ids, study.sample).items():
+            text = name.encode("utf-8", "backslashreplace").decode()  # files may have names that are no text
+            numbered = (f"{text} ({number})" for number in count(2))
+            found[next(free for free in chain([text], numbered) if free not in found)] = each
+    if study.sample.c is not None:
+        found["two lines, one line inspected"] = settle(study.sample, two_lines(study.sample, study.rule))
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from broadline.model import Model
 
-__all__ = ["Report", "markdown", "write_report"]
+__all__ = ["Report", "Shown", "markdown", "write_report"]
 
 _SIMULATED = "Simulated survey: but for the paper's, no number on this page is a measurement on the sky."
 # Nothing is loaded from anywhere: pictures are in the page, and the links are to the files beside it.
@@ -45,6 +45,26 @@ nav { font-size: .9rem; } details { font-size: .85rem; }
 """
 
 
+class Shown(NamedTuple):
+    """A figure of the page.
+
+    Attributes
+    ----------
+    name : str
+        Of its files.
+    title, caption : str
+    figure : Figure
+    spectra : tuple of str
+        Names of those it shows.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    spectra: tuple[str, ...] = ()
+
+
 class Report(NamedTuple):
     """What was written.
 
@@ -54,21 +74,13 @@ class Report(NamedTuple):
     summary : str
         What was compared with what, and what became of all rows.
     sections : tuple of Section
+    figures : tuple of Shown
     """
 
     page: Path
     summary: str
     sections: tuple[Section, ...]
-
-
-class _Shown(NamedTuple):
-    """A figure of the page."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-    spectra: tuple[str, ...] = ()
+    figures: tuple[Shown, ...]
 
 
 def write_report(
@@ -104,15 +116,16 @@ def write_report(
     if spectra and model is not None:
         on_step("galleries of spectra")
         shown += [
-            _Shown(each.name, each.title, each.caption, each.figure, each.names)
+            Shown(each.name, each.title, each.caption, each.figure, each.names)
             for each in galleries(study, spectra, model)
         ]
     on_step("files")
+    page, machine = folder / "index.html", folder / "metrics.json"
+    _forget(machine, {each.name for each in shown})
     save({each.name: each.figure for each in shown}, folder)
-    page = folder / "index.html"
-    _write(folder / "metrics.json", _machine(study, sections))
+    _write(machine, _machine(study, sections, shown))
     _write(page, _page(study, sections, shown, folder))
-    return Report(page, _summary(study), sections)
+    return Report(page, _summary(study), sections, tuple(shown))
 
 
 def _make(folder: Path) -> None:
@@ -132,21 +145,32 @@ def _write(path: Path, text: str) -> None:
         raise _unwritable(path.parent, error) from error
 
 
+def _forget(machine: Path, drawn: set[str]) -> None:
+    """Delete the figures of an earlier report that are not drawn anew: they would be taken for this one's."""
+    try:
+        earlier = json.loads(machine.read_text())["figures"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or no report of ours
+        return
+    for name in set(earlier) - drawn:
+        for kind in FORMATS:
+            machine.with_name(f"{Path(name).name}.{kind}").unlink(missing_ok=True)
+
+
 def _unwritable(folder: Path, error: OSError) -> UsageError:
     said = error.strerror or error
     return UsageError(f"cannot write the report into {folder}: {said}; name another folder")
 
 
-def _figures(study: Study, on_step: Callable[[str], None]) -> Iterator[_Shown]:
+def _figures(study: Study, on_step: Callable[[str], None]) -> Iterator[Shown]:
     for plot in FIGURES:
         on_step(f"figure {plot.name}")
         figure = plot.draw(study)
         if figure is not None:
             title = plot.title.replace("Purity and c", "C") if study.quasars_only else plot.title
-            yield _Shown(plot.name, title, plot.caption, figure)
+            yield Shown(plot.name, title, plot.caption, figure)
 
 
-def _machine(study: Study, sections: Iterable[Section]) -> str:
+def _machine(study: Study, sections: Iterable[Section], shown: Iterable[Shown]) -> str:
     """Return metrics.json: every number by its key, with counts and provenance."""
     content: dict[str, Any] = {
         "simulated": study.simulated,
@@ -156,6 +180,7 @@ def _machine(study: Study, sections: Iterable[Section]) -> str:
         "rule": asdict(study.rule),
         "about": dict(study.about),
         "absent": list(study.absent),
+        "figures": [each.name for each in shown],
         "metrics": {
             number.key: {"label": number.label, **_finite(number.values), "paper": number.paper}
             for section in sections
@@ -175,7 +200,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 # ---- the page
 
 
-def _page(study: Study, sections: Iterable[Section], shown: Sequence[_Shown], folder: Path) -> str:
+def _page(study: Study, sections: Iterable[Section], shown: Sequence[Shown], folder: Path) -> str:
     title = "broadline: evaluation of a quasar catalogue" + ", simulated survey" * study.simulated
     body = [
         f"<h1>{title}</h1>",
@@ -201,7 +226,7 @@ def _page(study: Study, sections: Iterable[Section], shown: Sequence[_Shown], fo
     )
 
 
-def _contents(shown: Sequence[_Shown]) -> str:
+def _contents(shown: Sequence[Shown]) -> str:
     if not shown:
         return ""
     items = "\n".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in shown)
@@ -273,7 +298,7 @@ def _cells(section: Section, simulated: bool) -> list[tuple[str, ...]]:
     return [("", here), *((number.label, number.text) for number in section.numbers)]
 
 
-def _figure(each: _Shown, study: Study, folder: Path) -> str:
+def _figure(each: Shown, study: Study, folder: Path) -> str:
     image = base64.b64encode((folder / f"{each.name}.png").read_bytes()).decode()
     caption = f"<b>{escape(each.title)}.</b> {escape(each.caption)}"
     if study.simulated:
@@ -302,9 +327,9 @@ def _provenance(study: Study) -> str:
 # ---- for documents
 
 
-def markdown(study: Study) -> str:
-    """Return the numbers of a study as Markdown tables."""
-    return "\n\n".join(_markdown(results(study), study.simulated))
+def markdown(sections: Iterable[Section], simulated: bool) -> str:
+    """Return sections as Markdown: titles, notes and tables."""
+    return "\n\n".join(_markdown(sections, simulated))
 
 
 def _markdown(sections: Iterable[Section], simulated: bool) -> Iterator[str]:
