@@ -547,6 +547,10 @@ def test_tables_of_no_known_layout_are_usage_errors(tmp_path: Path) -> None:
         "foreign": ({"RA": [1.0], "PLATE": [1]}, "no truth table that broadline knows.*CLASS_PERSON"),
         "nameless": ({"CLASS": ["QSO"], "Z": [1.0], "PLATE": [1]}, "names no spectra: it needs PLATE-MJD"),
         "empty": ({"OBJID": [""], "CLASS": ["QSO"], "Z": [1.0]}, "names no spectra: OBJID is empty"),
+        "rowless": (
+            {"OBJID": np.zeros(0, str), "CLASS": np.zeros(0, str), "Z": np.zeros(0)},
+            "has no rows: leave it out",
+        ),
         "class": ({"OBJID": ["a"], "CLASS": ["QSR"], "Z": [1.0]}, "has a class 'QSR'; write QSO"),
         "text": ({"OBJID": ["a"], "CLASS": ["QSO"], "Z": ["high"]}, "column Z does not hold numbers"),
     }

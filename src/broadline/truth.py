@@ -305,6 +305,8 @@ def _sorted(path: Path, layout: Layout, columns: Columns, labels: Labels, simula
     confidence = np.where(kind == UNKNOWN, 0, np.clip(_finite(rated), 0, FIRM)).astype(np.int8)
     order = np.lexsort((np.arange(len(key)), -confidence, key))
     order = order[named[order]]
+    if not len(key):
+        raise UsageError(f"{path} has no rows: leave it out, or give the one that was meant")
     if not len(order):
         raise UsageError(f"{path} names no spectra: {by} is empty in all rows")
     key, kind, confidence = key[order], kind[order], confidence[order]
