@@ -21,7 +21,7 @@ from broadline.calibration import (
     bal_features,
     quasar_features,
 )
-from broadline.decision import SPEED_OF_LIGHT, Rule, combine, decide
+from broadline.decision import NARROW_BELOW, SPEED_OF_LIGHT, Rule, combine, decide
 from broadline.finders import encode, errors, read_at
 from broadline.grid import QUASARNET_LOG
 from broadline.lines import QUASARNET_LINES
@@ -380,10 +380,23 @@ def test_the_scatter_of_experts_is_added_to_errors_in_quadrature() -> None:
     )
     found = known(20_000)
     wide = fit_calibration(found, "", (50.0, 200.0))
-    assert wide.scatter == (50.0, 200.0) and wide.scale == fit_calibration(found, "").scale
+    assert wide.scatter == (50.0, 200.0)
     assert Calibration.from_dict(wide.to_dict()) == wide
     old = {key: value for key, value in wide.to_dict().items() if key != "scatter"}
     assert Calibration.from_dict(old).scatter == (0.0, 0.0)
+
+
+def test_scales_are_those_that_bring_pulls_with_the_scatter_of_experts_to_1() -> None:
+    found, scatter = known(), (50.0, 150.0)
+    floor = (1 + found.z) * np.where(found.z < NARROW_BELOW, *scatter) / SPEED_OF_LIGHT
+    said = found.truth + floor * np.random.default_rng(3).standard_normal(len(floor))  # by experts
+    assert fit_calibration(replace(found, truth=said), "", scatter).scale == pytest.approx(
+        CALIBRATION.scale, rel=0.06
+    )
+    exact = replace(
+        found, truth=np.where(found.right, found.z, found.truth)
+    )  # nothing is left to the finders
+    assert max(fit_calibration(exact, "", scatter).scale) == pytest.approx(0.05)
 
 
 def test_the_threshold_of_broad_absorption_misses_two_for_three_that_it_calls_wrongly() -> None:

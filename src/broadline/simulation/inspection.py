@@ -247,6 +247,20 @@ def _class(
     return said
 
 
+def visual_scatter(z: _Array, significance: _Array) -> _Array:
+    """Return the scatter of the redshifts (km/s) that inspectors give quasars, shape (n,).
+
+    Parameters
+    ----------
+    z : ndarray, shape (n,)
+    significance : ndarray, shape (n,)
+        Of their features (`significance`), above 0.
+    """
+    return np.hypot(
+        np.where(z < NARROW_BELOW, *VISUAL_SCATTER), np.float64(_SCATTER_BROAD) / np.sqrt(significance)
+    )
+
+
 def _redshift(
     kind: NDArray[np.str_],
     said: NDArray[np.str_],
@@ -258,9 +272,8 @@ def _redshift(
 ) -> _Array:
     n = len(z)
     quasar = said == "QSO"
-    floor = np.where(quasar, np.where(z < NARROW_BELOW, *VISUAL_SCATTER), _SCATTER_NARROW[0])
-    slope = np.where(quasar, _SCATTER_BROAD, _SCATTER_NARROW[1])
-    shift = rng.standard_normal(n) * np.hypot(floor, slope / np.sqrt(strength))
+    narrow = np.hypot(_SCATTER_NARROW[0], np.float64(_SCATTER_NARROW[1]) / np.sqrt(strength))
+    shift = rng.standard_normal(n) * np.where(quasar, visual_scatter(z, strength), narrow)
     observed = np.array([line.wavelength for line in LINES.values()]) * (1 + z)[:, None]
     visible = dict(zip(LINES, ((observed > coverage[0]) & (observed < coverage[1])).T, strict=True))
     others = visible["CIII"] | visible["MGII"] | visible["HBETA"] | visible["HALPHA"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import LinearConstraint, minimize
+from scipy.optimize import LinearConstraint, brentq, minimize
 
 from broadline.calibration import Calibration, bal_features, quasar_features
 from broadline.decision import CONFLICT_KMS, NARROW_BELOW, SPEED_OF_LIGHT, Rule, combine, velocity
@@ -29,7 +29,8 @@ __all__ = [
 
 _RIDGE = 1e-3  # keeps coefficients of features that never vary at 0
 _SURE = 0.4
-_FEWEST = 50  # quasars with broad absorption, and without, that a threshold is drawn between
+_FEWEST = 50  # quasars that errors are scaled by; with broad absorption, and without, for its threshold
+_FAR = 20.0  # from 1, of a scale of errors
 # Slopes of the curves with the logit x of the best (or BAL) confidence, as weights of the coefficients. They
 # are linear in x and the agreeing line's s, hence least at a corner of where these can lie: -12 <= x <= 12
 # and 0 <= s <= x + 12. Curves that rise at the corners rise everywhere.
@@ -121,25 +122,41 @@ def _logistic(
     return tuple(float(value) for value in best / spread)
 
 
+def _scale(difference: NDArray[np.float64], z_err: NDArray[np.float64], floor: NDArray[np.float64]) -> float:
+    """Return what errors are multiplied by, so that with a floor in quadrature they spread as differences do.
+
+    1 for too few to tell, and within a factor `_FAR` of it.
+    """
+    if len(z_err) <= _FEWEST:
+        return 1.0
+
+    def excess(log_scale: float) -> float:
+        pull = difference / np.hypot(np.exp(log_scale) * z_err, floor)
+        return float(1.4826 * np.median(np.abs(pull - np.median(pull)))) - 1
+
+    low, high = -np.log(_FAR), np.log(_FAR)
+    if excess(low) <= 0 or excess(high) >= 0:
+        return float(np.exp(low if excess(low) <= 0 else high))
+    return float(np.exp(brentq(excess, low, high, xtol=1e-6)))
+
+
 def fit_calibration(
     found: Findings, fitted_on: str, scatter: tuple[float, float] = (0.0, 0.0)
 ) -> Calibration:
     """Return the calibration that findings imply.
 
     P_QSO is the probability of a quasar, P_Z that of a quasar with a redshift within `CONFLICT_KMS`, P_BAL
-    that of broad absorption in a quasar; scales bring the robust spread of pulls against the true redshift
-    to 1, and `scatter` (km/s) of the redshifts of experts comes on top. No probability falls where the best
-    confidence rises and all else stays.
+    that of broad absorption in a quasar. The error is the finders' own times a scale, and `scatter` (km/s) of
+    the redshifts of experts in quadrature; scales bring the robust spread of pulls against the annotated
+    redshift to 1. No probability falls where the best confidence rises and all else stays.
     """
     quasar = np.isfinite(found.truth)
+    floor = (1 + found.z) * np.where(found.z < NARROW_BELOW, *scatter) / SPEED_OF_LIGHT
     scale = []
     for kind in (~found.several, found.several):
         rows = kind & found.right & (found.firm > 0.5) & (found.c.max(axis=1) > _SURE)
-        pull = (found.z - found.truth)[rows] / found.z_err[rows]
-        scale.append(float(1.4826 * np.median(np.abs(pull - np.median(pull)))) if rows.sum() > 50 else 1.0)
-    widened = found.z_err * np.where(found.several, scale[1], scale[0]) / (1 + found.z)
-    kms = np.where(found.z < NARROW_BELOW, *scatter)
-    z_err = (1 + found.z) * np.hypot(widened, kms / SPEED_OF_LIGHT)
+        scale.append(_scale((found.z - found.truth)[rows], found.z_err[rows], floor[rows]))
+    z_err = np.hypot(found.z_err * np.where(found.several, scale[1], scale[0]), floor)
     x = quasar_features(found.c, found.z_lines, found.z, z_err)
     known = quasar & (found.bal >= 0) & (found.c_bal > 0)
     return Calibration(

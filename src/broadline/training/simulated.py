@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from broadline.decision import SPEED_OF_LIGHT
 from broadline.lines import QUASARNET_LINES
+from broadline.simulation.inspection import visual_scatter
 from broadline.simulation.instrument import draw_sn
 from broadline.simulation.stream import Batch, Library, Stream, batches
 from broadline.training.objective import Counts, Targets, count, targets
@@ -53,7 +55,7 @@ class Examples(NamedTuple):
         Network input.
     targets : Targets
     z : ndarray of float64, shape (n,)
-        Redshift of quasars; NaN for all else.
+        Redshift of quasars as annotated, or true; NaN for all else.
     firm : ndarray of float64, shape (n,)
         Probability that an inspector is sure of the label.
     bal : ndarray of int8, shape (n,)
@@ -81,7 +83,7 @@ class Simulated:
     instruments : mapping of str to float
     like_training : bool
         S/N with bright galaxies, stars and near quasars in plenty, and some spectra with a stretch missing;
-        or as of BOSS quasar targets.
+        or as of BOSS quasar targets, with redshifts that scatter as those of inspectors do.
     gaps : float
         Share of the former that lack a stretch.
     """
@@ -115,7 +117,8 @@ class Simulated:
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
         source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn, self.gaps)
         whole = (batch for batch in source if len(batch.rows) == self.preset.batch)
-        with Stream(map(self.examples, whole), 6) as stream:
+        scatter = None if self.like_training else np.random.Generator(np.random.SFC64([self.seed, number, 1]))
+        with Stream((self.examples(batch, scatter) for batch in whole), 6) as stream:
             yield from stream
 
     def counts(self) -> Counts:
@@ -133,8 +136,8 @@ class Simulated:
             for kind, z, row in zip(truth["CLASS"][rows], truth["Z"][rows], rows, strict=True)
         ]
 
-    def examples(self, batch: Batch) -> Examples:
-        """Return a batch with its targets."""
+    def examples(self, batch: Batch, scatter: np.random.Generator | None = None) -> Examples:
+        """Return a batch with its targets; `scatter` draws what inspectors' redshifts are off."""
         truth, rows = self.library.truth, batch.rows
         quasar = self._quasar[rows]
         firm = np.where(quasar, 1 / (1 + (_SEEN / np.maximum(batch.significance, 1e-3)) ** 4), 1.0)
@@ -151,6 +154,9 @@ class Simulated:
         x = batch.values
         if preset.representation.channels == "flux+error":
             x = np.stack([x, np.log1p(batch.error)], axis=1)
+        if scatter:
+            kms = visual_scatter(z, np.maximum(batch.significance, 1e-3))
+            z = z + (1 + z) * kms / SPEED_OF_LIGHT * scatter.standard_normal(len(z))
         return Examples(torch.from_numpy(x), y, z, firm, bal, rows)
 
     def _sn(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
