@@ -12,9 +12,6 @@ reads the same and is done sooner. All sets hold random values.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -39,6 +36,7 @@ from turns import (
     Child,
     Repeated,
     Row,
+    machine,
     memory_row,
     ratio,
     run_child,
@@ -174,9 +172,8 @@ def main() -> None:
         rows += inference_rows(prepared, options)
         rows.append(memory_row(root / "large", options.memory, "mlp", "<= 4 GB"))
     about = (
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, "
-        f"torch {importlib.metadata.version('torch')}, {time.strftime('%Y-%m-%d')}; medians (ranges, best) "
-        f"of {options.rounds} rounds of {options.steps} steps in turns, of {options.epoch_rounds} epochs for "
+        f"{machine()}; medians (ranges, best) of "
+        f"{options.rounds} rounds of {options.steps} steps in turns, of {options.epoch_rounds} epochs for "
         "shares."
     )
     command = "    python benchmarks/convnet.py -o docs/speed.md"

@@ -46,19 +46,24 @@ FIGURES, SPLITS = Path("figures") / "survey", "splits.parquet"
 # ---- the commands, each once
 
 
-def broadline(done: Path, *arguments: object, codes: tuple[int, ...] = (0,)) -> Path:
+def broadline(*arguments: object, codes: tuple[int, ...] = (0,)) -> None:
+    """Run a command."""
+    say(f"broadline {' '.join(map(str, arguments))}")
+    code = subprocess.run([*BROADLINE, *map(str, arguments)]).returncode
+    if code not in codes:
+        raise SystemExit(code)
+
+
+def once(done: Path, *arguments: object, codes: tuple[int, ...] = (0,)) -> Path:
     """Run a command, unless what it makes last is there; return that."""
     if not done.exists():
-        say(f"broadline {' '.join(map(str, arguments))}")
-        code = subprocess.run([*BROADLINE, *map(str, arguments)]).returncode
-        if code not in codes:
-            raise SystemExit(code)
+        broadline(*arguments, codes=codes)
     return done
 
 
 def classified(spectra: Path, model: Path | str, catalogue: Path) -> Path:
     """Return the catalogue of a folder of spectra; exit code 1 is for those that cannot be read."""
-    return broadline(catalogue, "classify", spectra, "--model", model, "-o", catalogue, codes=(0, 1))
+    return once(catalogue, "classify", spectra, "--model", model, "-o", catalogue, codes=(0, 1))
 
 
 def run(options: argparse.Namespace) -> dict[str, Report]:
@@ -68,13 +73,13 @@ def run(options: argparse.Namespace) -> dict[str, Report]:
     truth = survey / "truth.parquet"
     templates = ("--templates", options.templates) if options.templates else ()
     simulate = ("simulate", survey, "--archive", "boss", "--n", options.n, "--seed", SEED, *templates)
-    broadline(truth, *simulate)
+    once(truth, *simulate)
     many, one = root / "splits", root / "long"
     if not (many / SPLITS).exists() or not (one / SPLITS).exists():
-        broadline(root / "never", "prepare", survey, "--truth", truth, "-o", prepared)  # goes on by itself
+        broadline("prepare", survey, "--truth", truth, "-o", prepared)  # which goes on by itself
     train = ("train", prepared, "--preset", PRESET, "--epochs")
-    broadline(many / SPLITS, *train, options.epochs, "--splits", options.splits, "-o", many)
-    broadline(one / SPLITS, *train, options.long, "--seed", options.splits, "-o", one)
+    once(many / SPLITS, *train, options.epochs, "--splits", options.splits, "-o", many)
+    once(one / SPLITS, *train, options.long, "--seed", options.splits, "-o", one)
     places = [many / f"split-{i:02d}" for i in range(options.splits)]
     catalogues = [classified(survey, each / "last.onnx", each / "catalogue.parquet") for each in places]
     long = classified(survey, one / "last.onnx", one / "catalogue.parquet")

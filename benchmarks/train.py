@@ -13,14 +13,10 @@ every size is an option.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import itertools
 import json
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +31,7 @@ from turns import (
     CHILDREN,
     Child,
     Row,
+    machine,
     memory_row,
     ratio,
     run_child,
@@ -229,10 +226,8 @@ def report(options: argparse.Namespace, given: Sequence[str]) -> str:
         rows += share_rows(prepared, options)
         rows.append(memory_row(root / "large", options.memory, PRESET_NAME, "<= 3 GB"))
     rows += precision_rows(options)
-    cores = len(os.sched_getaffinity(0))
     about = (
-        f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, torch "
-        f"{importlib.metadata.version('torch')}, {time.strftime('%Y-%m-%d')}; medians (ranges) of "
+        f"{machine()}; medians (ranges) of "
         f"{options.rounds} rounds of {options.steps} steps in turns, of {options.epoch_rounds} epochs for "
         f"shares. Scores: {options.seeds} seeds, {options.epochs} epochs of {options.library:,} simulated "
         "spectra, ± the scatter of seeds."

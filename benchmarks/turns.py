@@ -6,9 +6,11 @@ A script that uses it hands `run_child` its own command line first: it starts it
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -244,6 +246,15 @@ def take_turns(children: dict[str, Child], rounds: int) -> dict[str, list[float]
     for child in children.values():
         child.close()
     return times
+
+
+def machine() -> str:
+    """Return what and when this runs on."""
+    cores, version = len(os.sched_getaffinity(0)), importlib.metadata.version("torch")
+    return (
+        f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, torch {version}, "
+        f"{time.strftime('%Y-%m-%d')}"
+    )
 
 
 def steps_text(seconds: Sequence[float]) -> str:
