@@ -549,7 +549,7 @@ def test_tables_of_no_known_layout_are_usage_errors(tmp_path: Path) -> None:
         "empty": ({"OBJID": [""], "CLASS": ["QSO"], "Z": [1.0]}, "names no spectra: OBJID is empty"),
         "rowless": (
             {"OBJID": np.zeros(0, str), "CLASS": np.zeros(0, str), "Z": np.zeros(0)},
-            "has no rows: leave it out",
+            "names no spectra: it has no rows; leave it out",
         ),
         "class": ({"OBJID": ["a"], "CLASS": ["QSR"], "Z": [1.0]}, "has a class 'QSR'; write QSO"),
         "text": ({"OBJID": ["a"], "CLASS": ["QSO"], "Z": ["high"]}, "column Z does not hold numbers"),

@@ -305,10 +305,9 @@ def _sorted(path: Path, layout: Layout, columns: Columns, labels: Labels, simula
     confidence = np.where(kind == UNKNOWN, 0, np.clip(_finite(rated), 0, FIRM)).astype(np.int8)
     order = np.lexsort((np.arange(len(key)), -confidence, key))
     order = order[named[order]]
-    if not len(key):
-        raise UsageError(f"{path} has no rows: leave it out, or give the one that was meant")
     if not len(order):
-        raise UsageError(f"{path} names no spectra: {by} is empty in all rows")
+        why = f"{by} is empty in all rows" if len(key) else "it has no rows; leave it out"
+        raise UsageError(f"{path} names no spectra: {why}")
     key, kind, confidence = key[order], kind[order], confidence[order]
     z = _redshift(labels.z)[order]
     first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
