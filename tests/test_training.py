@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 import broadline  # noqa: E402
+from broadline.decision import velocity  # noqa: E402
 from broadline.errors import UsageError  # noqa: E402
 from broadline.flags import UNCLASSIFIED  # noqa: E402
 from broadline.lines import QUASARNET_LINES  # noqa: E402
@@ -29,6 +30,7 @@ from broadline.networks.architecture import Convolution, Outputs, QuasarNETConfi
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.networks.quasarnet import QuasarNET  # noqa: E402
 from broadline.representation import Representation  # noqa: E402
+from broadline.simulation.inspection import visual_scatter  # noqa: E402
 from broadline.simulation.library import TRAINING, build_library  # noqa: E402
 from broadline.simulation.stream import Library  # noqa: E402
 from broadline.training import fit as fitting  # noqa: E402
@@ -210,6 +212,27 @@ def test_every_preset_is_taught_the_quasars_of_which_inspectors_are_sure(name: s
     sure = np.isfinite(batch.z) & (batch.firm >= 0.5)
     assert sure.sum() > 15 and taught[sure].all()
     assert not taught[~np.isfinite(batch.z)].any()
+
+
+def test_annotated_redshifts_scatter_as_those_of_inspectors_and_all_else_stays(
+    library: Library,
+) -> None:
+    true, said = (
+        list(Simulated(library, TINY, 3, {"boss": 1.0}, like_training=False, annotated=annotated).epoch(0))
+        for annotated in (False, True)
+    )
+    assert all(torch.equal(one.x, other.x) for one, other in zip(true, said, strict=True))
+    z, firm = (np.concatenate([getattr(batch, name) for batch in true]) for name in ("z", "firm"))
+    told = np.concatenate([batch.z for batch in said])
+    np.testing.assert_array_equal(np.isfinite(told), np.isfinite(z))
+    rows = (
+        np.isfinite(z) & (z > 1) & (firm > 0.05) & (firm < 1)
+    )  # of which the firmness tells the significance
+    significance = 60 * (firm[rows] / (1 - firm[rows])) ** 0.25
+    pull = velocity(told[rows], z[rows]) / visual_scatter(z[rows], significance)
+    assert rows.sum() > 300
+    assert pull.std() == pytest.approx(1, abs=4 / math.sqrt(2 * rows.sum()))
+    assert abs(pull.mean()) < 4 / math.sqrt(rows.sum())
 
 
 def test_the_loss_of_the_whole_sample_needs_its_counts_and_gets_them_in_memory(

@@ -338,7 +338,7 @@ def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | 
         return path
     recipe = replace(RECIPES["boss"], repeats=0.0, dead=0.0)
     library = build_library(2 * _HELD_OUT, recipe, seed + _SEEDS[2], templates, training_mix=False)
-    source = Simulated(library, preset, seed + 2, {"boss": 1.0}, like_training=False)
+    source = Simulated(library, preset, seed + 2, {"boss": 1.0}, like_training=False, annotated=True)
     return _calibrate(path, source.epoch(0), f"{len(library):,} held-out simulated BOSS targets")
 
 

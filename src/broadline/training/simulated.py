@@ -83,9 +83,11 @@ class Simulated:
     instruments : mapping of str to float
     like_training : bool
         S/N with bright galaxies, stars and near quasars in plenty, and some spectra with a stretch missing;
-        or as of BOSS quasar targets, with redshifts that scatter as those of inspectors do.
+        or as of BOSS quasar targets.
     gaps : float
         Share of the former that lack a stretch.
+    annotated : bool
+        Redshifts scatter about the true ones as those of inspectors do (`inspection.visual_scatter`).
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class Simulated:
         instruments: Mapping[str, float] = INSTRUMENTS,
         like_training: bool = True,
         gaps: float = GAPS,
+        annotated: bool = False,
     ) -> None:
+        self.annotated = annotated
         self.like_training, self.gaps = like_training, gaps if like_training else 0.0
         self.library, self.preset, self.seed, self.instruments = library, preset, seed, instruments
         truth = library.truth
@@ -117,7 +121,7 @@ class Simulated:
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
         source = batches(self.library, self.instruments, self.preset.batch, rng, self._sn, self.gaps)
         whole = (batch for batch in source if len(batch.rows) == self.preset.batch)
-        scatter = None if self.like_training else np.random.Generator(np.random.SFC64([self.seed, number, 1]))
+        scatter = np.random.Generator(np.random.SFC64([self.seed, number, 1])) if self.annotated else None
         with Stream((self.examples(batch, scatter) for batch in whole), 6) as stream:
             yield from stream
 
