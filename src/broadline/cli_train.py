@@ -46,7 +46,9 @@ Patience = Annotated[
     typer.Option(min=1, help="Stop after so many epochs without a better validation [the preset's]."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")]
-Precision = Annotated[Literal["bf16", "fp32"], typer.Option(help="bf16 is faster.")]
+Precision = Annotated[
+    Literal["bf16", "fp32"] | None, typer.Option(help="Arithmetic [what the machine is faster with].")
+]
 
 
 def train(
@@ -71,7 +73,7 @@ def train(
     templates: Annotated[
         Path | None, typer.Option(help="Folder of template sets for --in-memory [none needed].")
     ] = None,
-    precision: Precision = "bf16",
+    precision: Precision = None,
 ) -> None:
     """Train a network; needs torch (pip install 'broadline[train]').
 
@@ -154,7 +156,7 @@ def transfer(
     epochs: Epochs = None,
     patience: Patience = None,
     seed: Seed = 0,
-    precision: Precision = "bf16",
+    precision: Precision = None,
 ) -> None:
     """Train on an archive what was learnt on another: start from a model's weights.
 

@@ -12,7 +12,7 @@ import torch
 from broadline.errors import UsageError
 from broadline.files import write_aside
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "request_of", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, request: dict[str, Any], state: dict[str, Any]) -> None:
@@ -26,6 +26,15 @@ def save_checkpoint(path: Path, request: dict[str, Any], state: dict[str, Any]) 
     content = io.BytesIO()  # torch's own error on a full disk would tell nobody
     torch.save({"request": request} | state, content)
     write_aside(path, content.getbuffer())
+
+
+def request_of(path: Path) -> dict[str, Any]:
+    """Return the request that a checkpoint carries out; nothing, if there is none that can be read."""
+    try:
+        request: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["request"]
+    except Exception:  # whatever it is: `load_checkpoint` says what is wrong
+        return {}
+    return request
 
 
 def load_checkpoint(

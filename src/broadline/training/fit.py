@@ -17,13 +17,13 @@ from torch import Tensor
 
 from broadline.errors import UsageError
 from broadline.model import save_model
-from broadline.training.checkpoint import load_checkpoint, save_checkpoint
+from broadline.training.checkpoint import load_checkpoint, request_of, save_checkpoint
 from broadline.training.logs import Log
 from broadline.training.objective import Counts
 from broadline.training.presets import Preset
 from broadline.training.resident import resident
 from broadline.training.simulated import Examples
-from broadline.training.step import Learner
+from broadline.training.step import Learner, faster_precision
 from broadline.training.transfer import Start
 
 __all__ = ["Progress", "ReadAgain", "TrainingData", "fit"]
@@ -103,7 +103,7 @@ def fit(
     patience: int | None = None,
     check_every: int | None = None,
     seed: int = 0,
-    precision: str = "bf16",
+    precision: str | None = None,
     counts: Counts | None = None,
     fingerprint: str | None = None,
     start: Start | None = None,
@@ -131,7 +131,8 @@ def fit(
         Validate after so many steps of an epoch, too, and not at its end alone; the log then has the best
         check of each epoch. The code of Podsztavek, Skoda & Tvrdik (2021) does so after every step, with F1.
     seed : int
-    precision : {"bf16", "fp32"}
+    precision : {"bf16", "fp32"}, optional
+        If not given, that of the run in the folder, or else what the machine is faster with.
     counts : Counts, optional
         Of the whole sample, for the loss "sample".
     fingerprint : str, optional
@@ -237,7 +238,7 @@ class _Run:
         folder: Path,
         epochs: int,
         seed: int,
-        precision: str,
+        precision: str | None,
         counts: Counts | None,
         start: Start | None,
         card: dict[str, str],
@@ -247,6 +248,8 @@ class _Run:
         self.n_steps = epochs * (len(data) // preset.batch)
         if not self.n_steps:
             raise UsageError(f"{len(data)} spectra are less than a batch of {preset.batch}: give more")
+        kept = request_of(folder / "checkpoint.pt")
+        precision = precision or kept.get("precision") or faster_precision()
         self.request = {
             "preset": preset.to_dict(),
             "epochs": epochs,

@@ -89,7 +89,7 @@ def train_prepared(
     epochs: int | None = None,
     patience: int | None = None,
     seed: int = 0,
-    precision: str = "bf16",
+    precision: str | None = None,
     start: Start | None = None,
     on_split: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -184,7 +184,7 @@ def _train_split(
     epochs: int | None,
     patience: int | None,
     seed: int,
-    precision: str,
+    precision: str | None,
     start: Start | None,
     on_step: Callable[[Progress], None] | None,
 ) -> tuple[Path, dict[str, float] | None]:
@@ -270,7 +270,7 @@ def train_in_memory(
     patience: int | None = None,
     seed: int = 0,
     templates: str | None = None,
-    precision: str = "bf16",
+    precision: str | None = None,
     on_library: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Path:

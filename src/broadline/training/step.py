@@ -18,10 +18,13 @@ from broadline.training.simulated import Examples
 from broadline.training.task import task_of
 from broadline.training.transfer import Start, freeze, groups
 
-__all__ = ["Learner", "is_gpu"]
+__all__ = ["Learner", "faster_precision", "is_gpu"]
 
 _WARM_UP = 0.03  # of all steps
 _LOWEST = 0.01  # of the learning rate, at the end
+
+#: What processors call the instructions, as torch names them.
+_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 #: From input and targets, the loss.
 _Cost = Callable[[Tensor, Targets], Tensor]
@@ -30,6 +33,17 @@ _Cost = Callable[[Tensor, Targets], Tensor]
 def is_gpu(device: torch.device) -> bool:
     """Tell whether launching work on a device takes as long as the work, and looking at it interrupts it."""
     return device.type == "cuda"
+
+
+def faster_precision() -> str:
+    """Return "bf16" where a GPU or the processor multiplies in it, or "fp32".
+
+    Without such instructions bfloat16 is emulated, several times slower than float32.
+    """
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if any(known.get(name) for name in _BF16) else "fp32"
 
 
 class Learner:
