@@ -294,6 +294,7 @@ def main() -> None:
     parser.add_argument("--net", choices=NETS, default="vgg-a")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="to choose from")
     parser.add_argument("--labels", type=int, nargs="+", default=list(LABELS))
+    parser.add_argument("--batch", type=int, default=256, help="spectra, at most")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--patience", type=int, default=2)
     parser.add_argument(
@@ -309,8 +310,8 @@ def main() -> None:
     torch.compiler.set_stance("force_eager")  # compiling takes as long as many of these runs
     text = "\n\n".join(experiment(Archives(options), options))
     text += (
-        f"\n\nMean ± standard deviation over seeds; {options.net}; at most {options.epochs} epochs, patience "
-        f"{options.patience}. All but the real spectra: simulated."
+        f"\n\nMean ± standard deviation over seeds; {options.net}; batches of at most {options.batch}, "
+        f"at most {options.epochs} epochs, patience {options.patience}. All but the real spectra: simulated."
     )
     print(text)
     if options.output:

@@ -172,9 +172,9 @@ def _source_of(what: Run) -> Run:
 
 def train_source(pair: Archives, what: Run, folder: Path) -> Path:
     """Train on LAMOST: step 2 of the publication, section 3."""
-    preset = _preset(pair, what.net, 256 if len(pair.source) > 2560 else 64)
+    split = pair.split(pair.source)
+    preset = _preset(pair, what.net, _batch(pair, split))
     whole = PreparedSet(pair.source.folder, preset, what.seed)
-    split = pair.split(whole)
     return _fit(pair, preset, whole.subset(split.training), whole.subset(split.validation), folder, what.seed)
 
 
@@ -182,8 +182,7 @@ def train(pair: Archives, what: Run, folder: Path) -> Path:
     """Train on SDSS, in one of the ways that are compared; as many labels say when to stop."""
     whole = pair.split(pair.target)
     split = whole.limited(what.n, what.seed) if what.n else whole
-    # A batch is a third of few labels, so that they are shuffled; and a power of two.
-    batch = min(256, 2 ** int(math.log2(len(split.training) / 3)))
+    batch = _batch(pair, split)
     n_batches = max(SHORTEST, len(split.training) // batch)
     preset = _preset(pair, what.net, batch)
     target = PreparedSet(pair.target.folder, preset, what.seed)
@@ -204,6 +203,11 @@ def train(pair: Archives, what: Run, folder: Path) -> Path:
     elif what.kind.startswith(CORAL):
         preset = aligned(preset, float(what.kind.removeprefix(CORAL)))
     return _fit(pair, preset, data, held_out, folder, what.seed, start, check_every)
+
+
+def _batch(pair: Archives, split: Split) -> int:
+    """Return what a batch holds: of few labels a third, so that they are shuffled, and a power of two."""
+    return min(pair.options.batch, 2 ** int(math.log2(len(split.training) / 3)))
 
 
 def _preset(pair: Archives, net: str, batch: int) -> Preset:
