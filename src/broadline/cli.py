@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from broadline.cli_candidates import candidates
+from broadline.cli_classify import ArchiveName, CTh, CThBal, Empty, ModelName, classify, merge
 from broadline.cli_evaluate import evaluate
 from broadline.cli_train import train, transfer
 from broadline.errors import BroadlineError, StoppedError, UsageError
-from broadline.progress import ProgressBar, report, say
+from broadline.progress import ProgressBar, say
 
 app = typer.Typer(
     help="Classify survey spectra and measure their redshifts by finding the lines.",
@@ -27,21 +29,6 @@ models = typer.Typer(
     help="Models by name: list them, read their cards, import published weights.", no_args_is_help=True
 )
 app.add_typer(models, name="models")
-
-ModelName = Annotated[
-    str, typer.Option("--model", help="A model's name (see `models list`) or file (.onnx, .h5).")
-]
-CTh = Annotated[float | None, typer.Option(help="Confidence above which a line is found [model's own: 0.4].")]
-LMin = Annotated[int | None, typer.Option(help="Lines that make a quasar [model's own: 1].")]
-CThBal = Annotated[
-    float | None, typer.Option(help="Confidence above which a quasar is BAL [model's own: 0.4].")
-]
-ArchiveName = Annotated[
-    str | None, typer.Option("--archive", help="Take every file for one of this archive.")
-]
-Empty = Annotated[
-    str | None, typer.Option("--empty-bins", help="Bins without data: zero | as-published [model's own].")
-]
 
 
 def _version(show: bool) -> None:
@@ -61,48 +48,7 @@ def _main(
     pass
 
 
-@app.command()
-def classify(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or @LIST (a file of names).")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Catalogue to write: .parquet, .fits, .ecsv or .csv.")
-    ],
-    model: ModelName = "default",
-    c_th: CTh = None,
-    l_min: LMin = None,
-    c_th_bal: CThBal = None,
-    empty_bins: Empty = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="bf16 is faster and needs torch.")
-    ] = "fp32",
-    archive: ArchiveName = None,
-    layout: Annotated[str | None, typer.Option(help="Drop-in layout: qnall | drq | desi-qn (FITS).")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes [as many as cores].")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Spectra a batch; bounds the memory of a worker.")] = 256,
-) -> None:
-    """Classify spectra: one catalogue row for every spectrum, in input order.
-
-    Exit code 0: all spectra were read. 1: some could not be (they are in the catalogue, flagged). 2: the
-    request cannot be carried out.
-    """
-    from broadline import pipeline
-
-    choice = pipeline.ModelChoice(model, precision, empty_bins, c_th, l_min, c_th_bal)
-    with ProgressBar() as progress:
-        summary = pipeline.classify(
-            paths,
-            output,
-            choice,
-            archive=archive,
-            layout=layout,
-            workers=workers,
-            batch=batch,
-            on_inputs=progress.start,
-            on_unit=progress.advance,
-        )
-    report(summary, output)
-    if summary.n_unreadable:
-        raise typer.Exit(1)
+app.command()(classify)
 
 
 @app.command()
@@ -234,6 +180,7 @@ def prepare(
         say(f"unusable: {note}")
 
 
+app.command()(merge)
 app.command()(train)
 app.command()(transfer)
 app.command()(evaluate)
@@ -301,6 +248,7 @@ def main() -> None:
     # What astropy has to say of damaged headers is told by FLAGS and the summary.
     warnings.filterwarnings("ignore", module=r"astropy\.io\.fits")
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems interrupt so
     try:
         app(prog_name="broadline")
     except BroadlineError as error:

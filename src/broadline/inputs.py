@@ -204,11 +204,12 @@ def read(
 def read_group(
     kind: str, paths: Sequence[Path], batch: int, faults: dict[Path, ReadError]
 ) -> Iterator[Spectra]:
-    """Yield the spectra of files of one archive, or the flagged rows of files of none."""
-    if kind == UNKNOWN:
-        yield from (Spectra.unreadable(UNKNOWN, faults[path]) for path in paths)
-    else:
-        yield from archives.read(archives.get(kind), paths, batch)
+    """Yield the spectra of files of one archive, and flagged rows in the place of those known to be bad."""
+    for at_fault, group in groupby(paths, key=faults.__contains__):
+        if at_fault:
+            yield from (Spectra.unreadable(kind, faults[path]) for path in group)
+        else:
+            yield from archives.read(archives.get(kind), list(group), batch)
 
 
 def read_truth(names: str | Path | Sequence[str | Path], archive: str | None = None) -> Table:

@@ -5,28 +5,46 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import groupby
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from broadline import __version__
+from broadline.attempts import Attempts, Task
 from broadline.errors import ReadError
 from broadline.flags import Flag
 from broadline.inputs import Inputs, expand, read_group
 from broadline.runtime import Precision
-from broadline.workers import Workers, available_cores, prepare
+from broadline.workers import Pool, available_cores, in_order, prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from broadline.model import Model
 
-__all__ = ["ModelChoice", "Summary", "Unit", "classify", "plan"]
+__all__ = [
+    "STALL",
+    "Classifier",
+    "ModelChoice",
+    "Summary",
+    "Unit",
+    "classify",
+    "classify_unit",
+    "plan",
+    "provenance",
+    "threads_for",
+    "worker_context",
+]
+
+#: Seconds after which a worker that is not done with a unit (a second or a few, mostly) is held to be stuck.
+STALL = 600.0
 
 _UNIT_BYTES = 64 << 20
 _UNIT_FILES = 512
@@ -75,16 +93,40 @@ class Unit:
     ----------
     archive : str
     paths : tuple of Path
-    n_bytes : int
-        Size of the files on disk.
+    sizes : tuple of int
+        Bytes of each file on disk.
     faults : dict of Path to ReadError
         What is known to be wrong with them already.
     """
 
     archive: str
     paths: tuple[Path, ...]
-    n_bytes: int
+    sizes: tuple[int, ...]
     faults: dict[Path, ReadError] = field(default_factory=dict)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(self.sizes)
+
+    def pieces(self) -> list[Unit]:
+        """Return its files one by one, but together where they are read as one."""
+        from broadline.archives import ARCHIVES
+
+        group = ARCHIVES[self.archive].group if self.archive in ARCHIVES else None
+        files = zip(self.paths, self.sizes, strict=True)
+        shares = [list(share) for _, share in groupby(files, key=lambda file: (group or str)(file[0]))]
+        return [
+            replace(self, paths=tuple(p), sizes=tuple(s)) for p, s in (zip(*x, strict=True) for x in shares)
+        ]
+
+    def without(self, guilty: Sequence[tuple[Unit, str]]) -> Unit:
+        """Return the unit with some of its pieces not to be read, each for a reason: one flagged row each."""
+        faults = {u.paths[0]: ReadError(u.paths[0], f"set aside: {reason}") for u, reason in guilty}
+        beside = {path for piece, _ in guilty for path in piece.paths[1:]}
+        kept = [file for file in zip(self.paths, self.sizes, strict=True) if file[0] not in beside]
+        paths, sizes = zip(*kept, strict=True)
+        return replace(self, paths=paths, sizes=sizes, faults=self.faults | faults)
 
 
 @dataclass(slots=True)
@@ -115,6 +157,20 @@ class Summary:
             setattr(self, name, getattr(self, name) + (pc.sum(table[column]).as_py() or 0))
         unreadable = (np.asarray(table["FLAGS"]) & Flag.UNREADABLE) != 0
         self.n_unreadable += int(unreadable.sum())
+        self._note(notes)
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Count what another summary has counted, given as `to_dict` returns it."""
+        for name, value in counts.items():
+            if name != "notes":
+                setattr(self, name, getattr(self, name) + value)
+        self._note(counts["notes"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and notes as JSON types."""
+        return asdict(self)
+
+    def _note(self, notes: Sequence[str]) -> None:
         self.notes.extend(notes[: MAX_NOTES - len(self.notes)])
 
 
@@ -132,12 +188,13 @@ def plan(inputs: Inputs) -> list[Unit]:
 
     units: list[Unit] = []
     paths: list[Path] = []
+    sizes: list[int] = []
     n_bytes, kind, key = 0, "", ""
 
     def close() -> None:
         if paths:
             faults = {path: inputs.faults[path] for path in paths if path in inputs.faults}
-            units.append(Unit(kind, tuple(paths), n_bytes, faults))
+            units.append(Unit(kind, tuple(paths), tuple(sizes), faults))
 
     for path, name in inputs.files:
         group = ARCHIVES[name].group if name in ARCHIVES else None
@@ -145,10 +202,11 @@ def plan(inputs: Inputs) -> list[Unit]:
         full = n_bytes >= _UNIT_BYTES or len(paths) >= _UNIT_FILES
         if name != kind or (full and this_key != key):
             close()
-            paths, n_bytes, kind = [], 0, name
+            paths, sizes, n_bytes, kind = [], [], 0, name
         key = this_key
         paths.append(path)
-        n_bytes += _size(path)
+        sizes.append(_size(path))
+        n_bytes += sizes[-1]
     close()
     return units
 
@@ -176,18 +234,40 @@ def classify_unit(unit: Unit, model: Model, batch: int) -> _Result:
 
 
 _Result = tuple["pa.Table", list[str]]
-_worker: tuple[Model, int] | None = None
 
 
-def _start_worker(choice: ModelChoice, threads: int, batch: int) -> None:
-    global _worker
-    warnings.simplefilter("ignore")  # the parent process has loaded this model too, and told the user
-    _worker = (choice.load(threads), batch)
+class Classifier:
+    """What a worker process does with units: it holds the model.
+
+    Parameters
+    ----------
+    choice : ModelChoice
+    threads : int
+        Threads the network may use.
+    batch : int
+        Spectra a batch.
+    """
+
+    def __init__(self, choice: ModelChoice, threads: int, batch: int) -> None:
+        warnings.simplefilter("ignore")  # the parent process has loaded this model too, and told the user
+        self.model = choice.load(threads)
+        self.batch = batch
+
+    def __call__(self, task: Task[Unit]) -> _Result | None:
+        """Return the rows of a unit and its notes; nothing of one that was only to be probed."""
+        result = classify_unit(task.unit, self.model, self.batch)
+        return None if task.probe else result
 
 
-def _work(unit: Unit) -> _Result:
-    assert _worker is not None
-    return classify_unit(unit, *_worker)
+def worker_context(choice: ModelChoice) -> BaseContext:
+    """Return how worker processes that classify are started."""
+    needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime"]
+    return prepare(needed + ["broadline.networks.quasarnet"] * (choice.precision != "fp32"))
+
+
+def threads_for(workers: int) -> int:
+    """Return how many threads each of some worker processes here may use."""
+    return max(1, available_cores() // workers)
 
 
 def classify(
@@ -199,6 +279,7 @@ def classify(
     layout: str | None = None,
     workers: int | None = None,
     batch: int = 256,
+    stall: float = STALL,
     on_inputs: Callable[[Inputs, Model], None] | None = None,
     on_unit: Callable[[Unit, Summary, float], None] | None = None,
 ) -> Summary:
@@ -219,6 +300,9 @@ def classify(
         Worker processes; as many as there are cores, or units, if not given.
     batch : int
         Spectra a batch: bounds the memory of each worker.
+    stall : float
+        Seconds that a worker process may take over a unit. A file that stops or kills workers again and again
+        becomes a flagged row; where there is one process alone it stops or kills that.
     on_inputs, on_unit : callable, optional
         Told what was found, and after each unit what was done and which fraction of the bytes that is.
 
@@ -240,18 +324,17 @@ def classify(
     total = sum(unit.n_bytes for unit in units) or 1
     done = 0
     with ExitStack() as stack:
-        needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime"]
-        needed += ["broadline.networks.quasarnet"] * (choice.precision != "fp32")
-        context = prepare(needed) if workers > 1 else None
+        context = worker_context(choice) if workers > 1 else None
         model = choice.load(1 if context else None)
         if on_inputs:
             on_inputs(inputs, model)
         writer = stack.enter_context(CatalogueWriter(output, model.lines, provenance(model), layout))
         results: Iterable[tuple[Unit, _Result]]
         if context:
-            threads = max(1, available_cores() // workers)
-            pool = Workers(context, units, _work, workers, _start_worker, (choice, threads, batch))
-            results = stack.enter_context(pool)
+            arguments = (choice, threads_for(workers), batch)
+            pool = Pool[Task[Unit], _Result | None](context, Classifier, arguments, workers, stall)
+            attempts = Attempts(enumerate(units), stack.enter_context(pool), window=2 * workers)
+            results = in_order(attempts)
         else:
             results = ((unit, classify_unit(unit, model, batch)) for unit in units)
         for unit, (table, notes) in results:

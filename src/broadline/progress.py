@@ -9,11 +9,12 @@ import typer
 
 if TYPE_CHECKING:
     from broadline.inputs import Inputs
+    from broadline.journal import Journal
     from broadline.model import Model
     from broadline.pipeline import Summary, Unit
     from broadline.training.fit import Progress as Learnt
 
-__all__ = ["ProgressBar", "report", "say"]
+__all__ = ["ProgressBar", "report", "report_run", "say"]
 
 
 class ProgressBar:
@@ -100,6 +101,21 @@ def report(summary: Summary, output: Path) -> None:
         say(f"flagged: {note}")
     if len(summary.notes) > 20:
         say(f"... and more: the rows whose FLAGS have bit UNREADABLE ({summary.n_unreadable:,})")
+
+
+def report_run(journal: Journal | None) -> None:
+    """Print how a run into a catalogue folder went: rates, faults, and what took longest."""
+    if journal is None:
+        typer.echo("it was finished already; nothing was done")
+        return
+    n_done = len(journal.slowest) and journal.units_done
+    line = f"{journal.seconds:,.1f} s, {journal.rate:,.0f} spectra/s, {n_done:,} of {journal.units:,} units"
+    typer.echo(f"{line}; {journal.retried} tried again, {journal.quarantined} files set aside")
+    if journal.slowest:
+        slow = ", ".join(
+            f"{number} ({seconds:.1f} s, {file})" for seconds, number, file in journal.slowest[:3]
+        )
+        typer.echo(f"slowest units: {slow}")
 
 
 def say(text: str) -> None:

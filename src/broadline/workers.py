@@ -1,30 +1,97 @@
-"""Worker processes: a function applied to things one by one, results in their order, a few under way."""
+"""Worker processes: a function applied to things one by one, and what became of each.
+
+Each worker has a pipe of its own and one thing to do at a time, and they share nothing: whenever one of them
+dies, what it was at is known and nothing else is lost. Pools of the standard library and of others pass work
+through a queue that all workers lock; one that is killed with the lock in hand takes the pool with it.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
 import threading
-from collections import deque
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
-from typing import Any, Generic, Self, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from broadline.errors import BroadlineError
 
-__all__ = ["Workers", "available_cores", "prepare"]
+__all__ = [
+    "Engine",
+    "LostError",
+    "Outcome",
+    "Pool",
+    "Workers",
+    "available_cores",
+    "deaf_children",
+    "in_order",
+    "prepare",
+    "worker_name",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# Deaths of workers in a row, for each worker there should be, before any of them began with an item.
+_STILLBORN = 3
 
 
 def available_cores() -> int:
     """Return the number of processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LostError(Exception):
+    """A worker ended, or was ended, before it was done with an item; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Item, Result]):
+    """What became of an item.
+
+    Attributes
+    ----------
+    item : object
+    result : object
+        None if there is an error.
+    error : Exception, optional
+        What the function raised; `LostError` if its process did not live to say.
+    seconds : float
+        How long it took.
+    worker : str
+        Where: host and process, as far as known.
+    """
+
+    item: Item
+    result: Result | None
+    error: Exception | None
+    seconds: float
+    worker: str
+
+
+class Engine(Protocol[Item, Result]):
+    """Whatever applies one function to many items somewhere else: processes here (`Pool`), or a cluster."""
+
+    def has_room(self) -> bool:
+        """Return whether another item may be submitted now; this is what bounds the items under way."""
+        ...
+
+    def submit(self, item: Item) -> None:
+        """Have an item done."""
+        ...
+
+    def outcomes(self, timeout: float | None) -> list[Outcome[Item, Result]]:
+        """Wait for news, `timeout` seconds at most, and return what has become of items meanwhile."""
+        ...
 
 
 def prepare(modules: Sequence[str]) -> BaseContext:
@@ -45,13 +112,271 @@ def prepare(modules: Sequence[str]) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     resource_tracker.ensure_running()  # first: where it starts, it unblocks interrupts
-    with _deaf_children():
+    with deaf_children():
         forkserver.ensure_running()
     return context
 
 
+class Pool(Generic[Item, Result]):
+    """Worker processes, an item at a time each; an `Engine`. Use as a context manager.
+
+    A worker that dies is replaced. When the block is left, workers end; at once if it is left by an error.
+
+    Parameters
+    ----------
+    context : multiprocessing context
+        From `prepare`.
+    make : callable
+        Called once in each process; returns the function that is applied to items. Of a module's top level.
+    arguments : tuple
+        What `make` is called with.
+    n : int
+        Processes.
+    limit : float, optional
+        Seconds after which a worker that is not done with an item is killed.
+    """
+
+    def __init__(
+        self,
+        context: BaseContext,
+        make: Callable[..., Callable[[Item], Result]],
+        arguments: tuple[Any, ...],
+        n: int,
+        limit: float | None = None,
+    ) -> None:
+        self._how = (context, make, arguments)
+        self._limit = limit
+        self._lanes: list[_Lane[Item, Result]] = []
+        self._n = n
+        self._stillborn = 0
+
+    def __enter__(self) -> Self:
+        try:
+            for _ in range(self._n):
+                self._lanes.append(_Lane(*self._how))
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            for lane in self._lanes:
+                lane.pipe.close()
+            for lane in self._lanes:
+                lane.process.join(5)
+        self._kill()
+
+    def _kill(self) -> None:
+        """End the workers where they are, and wait until they have ended."""
+        for lane in self._lanes:
+            lane.process.kill()
+        for lane in self._lanes:
+            lane.process.join(5)
+
+    def has_room(self) -> bool:
+        """Return whether a worker is idle."""
+        return any(lane.idle for lane in self._lanes)
+
+    def submit(self, item: Item) -> None:
+        """Give an item to a worker that is idle."""
+        next(lane for lane in self._lanes if lane.idle).give(item)
+
+    def outcomes(self, timeout: float | None) -> list[Outcome[Item, Result]]:
+        """Wait for news, `timeout` seconds at most, and return what has become of items meanwhile.
+
+        Raises
+        ------
+        BroadlineError
+            If workers die before they begin.
+        Exception
+            What `make` raised in a worker.
+        """
+        now = time.monotonic()
+        busy = [lane for lane in self._lanes if lane.busy]
+        if self._limit is not None and busy:
+            first_end = min(lane.since for lane in busy) + self._limit - now
+            timeout = max(0.0, first_end if timeout is None else min(timeout, first_end))
+        ready = connection.wait([lane.pipe for lane in self._lanes], timeout)
+        found: list[Outcome[Item, Result]] = []
+        for i, lane in enumerate(self._lanes):
+            if lane.pipe in ready:
+                try:
+                    found += lane.hear()
+                    self._stillborn = 0
+                    continue
+                except (EOFError, OSError, pickle.UnpicklingError):
+                    reason = f"its worker process was killed ({lane.end()})"
+            elif self._limit is not None and lane.busy and time.monotonic() - lane.since >= self._limit:
+                lane.end()
+                reason = f"it was not done after {self._limit:g} s"
+            else:
+                continue
+            if lane.busy:
+                found.append(lane.lost(reason))
+            else:
+                self._count_stillborn(reason)
+            self._lanes[i] = _Lane(*self._how)
+        return found
+
+    def _count_stillborn(self, reason: str) -> None:
+        self._stillborn += 1
+        if self._stillborn > _STILLBORN * self._n:
+            raise BroadlineError(
+                f"worker processes end as soon as they start ({reason}), perhaps for lack of memory; "
+                "try fewer --workers"
+            )
+
+
+class _Lane(Generic[Item, Result]):
+    """One worker and the pipe to it."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        make: Callable[..., Callable[[Item], Result]],
+        arguments: tuple[Any, ...],
+    ) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)  # type: ignore[attr-defined]
+        with deaf_children():
+            self.process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        self.began = False
+        self.item: Item | None = None
+        self.since = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return self.item is not None
+
+    @property
+    def idle(self) -> bool:
+        return self.began and self.item is None
+
+    @property
+    def name(self) -> str:
+        return worker_name(self.process.pid)
+
+    def give(self, item: Item) -> None:
+        self.item, self.since = item, time.monotonic()
+        with suppress(OSError):  # it has died: `outcomes` will see that
+            self.pipe.send(item)
+
+    def hear(self) -> list[Outcome[Item, Result]]:
+        """Return what the worker says of its item; nothing if it says that it is ready."""
+        result, error, seconds = self.pipe.recv()
+        if not self.began:
+            if error is not None:
+                raise error
+            self.began = True
+            return []
+        assert self.item is not None
+        item, self.item = self.item, None
+        return [Outcome(item, result, error, seconds, self.name)]
+
+    def lost(self, reason: str) -> Outcome[Item, Result]:
+        assert self.item is not None
+        return Outcome(self.item, None, LostError(reason), time.monotonic() - self.since, self.name)
+
+    def end(self) -> str:
+        """End the process if it has not ended, and return how it did."""
+        self.process.join(0.5)  # a pipe closes a moment before its process is over
+        self.process.kill()
+        self.process.join(5)
+        self.pipe.close()
+        code = self.process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+
+def worker_name(pid: int | None = None) -> str:
+    """Return a name of this process, or of another on this machine."""
+    return f"{socket.gethostname()}:{pid or os.getpid()}"
+
+
+# ---- in the workers
+
+
+def _serve(
+    pipe: connection.Connection, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
+) -> None:
+    """Be a worker: say that all is ready, then answer items until the pipe ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        function = make(*arguments)
+    except Exception as error:
+        pipe.send((None, _portable(error), 0.0))
+        return
+    pipe.send((None, None, 0.0))
+    with suppress(EOFError):
+        while True:
+            item = pipe.recv()
+            begin = time.perf_counter()
+            answer: tuple[Any, Exception | None]
+            try:
+                answer = (function(item), None)
+            except Exception as error:
+                answer = (None, _portable(error))
+            pipe.send((*answer, time.perf_counter() - begin))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an exception that survives the way to another process, with its traceback as a note."""
+    error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, lest it write beside a command that goes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Let processes started inside never hear of an interrupt from the keyboard: this one ends them.
+
+    An interrupt meanwhile is raised at the end, as a process half started could not be ended.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    interrupts: list[object] = []
+    handler = signal.signal(signal.SIGINT, lambda *call: interrupts.append(call))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        raise KeyboardInterrupt
+
+
+# ---- results in order
+
+
+def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
+    """Yield numbered results in the order of their numbers, which count from 0; early ones wait in memory."""
+    early: dict[int, Result] = {}
+    following = 0
+    for number, result in results:
+        early[number] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
 class Workers(Generic[Item, Result]):
-    """Worker processes that apply a function to items. At most two items a worker are under way at a time.
+    """Worker processes that apply a function to items; results in their order, two items a worker under way.
 
     Use as a context manager, and iterate over it once.
 
@@ -78,86 +403,55 @@ class Workers(Generic[Item, Result]):
         start: Callable[..., None],
         arguments: tuple[Any, ...],
     ) -> None:
-        self.function = function
-        self.others = set(multiprocessing.active_children())
-        self.pool = ProcessPoolExecutor(n, context, _begin, (start, arguments))
-        self.waiting = iter(items)
-        self.queue: deque[tuple[Item, Future[Result]]] = deque()
+        self.pool = Pool[tuple[int, Item], Result](context, _Numbered, (function, start, arguments), n)
+        self.waiting = enumerate(items)
         self.at_once = 2 * n
 
-    def _submit(self) -> None:
-        for item in self.waiting:
-            with _deaf_children():
-                self.queue.append((item, self.pool.submit(self.function, item)))
-            return
-
     def __enter__(self) -> Self:
-        try:
-            for _ in range(self.at_once):
-                self._submit()
-        except BaseException:
-            self._abandon()
-            raise
+        self.pool.__enter__()
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pool.__exit__(kind, error, trace)
+
     def __iter__(self) -> Iterator[tuple[Item, Result]]:
-        """Yield each item with its result, in the order of the items."""
-        while self.queue:
-            item, future = self.queue.popleft()
-            try:
-                result = future.result()
-            except BrokenProcessPool as error:
+        """Yield each item with its result, in order; raise in the place of one that failed."""
+        for outcome in in_order(self._outcomes()):
+            if isinstance(outcome.error, LostError):
                 raise BroadlineError(
                     "a worker process was killed, perhaps for lack of memory; try fewer --workers"
-                ) from error
-            self._submit()
-            yield item, result
+                ) from outcome.error
+            if outcome.error is not None:
+                raise outcome.error
+            yield outcome.item[1], outcome.result  # type: ignore[misc]
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.pool.shutdown()
-        else:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """End the workers where they are, and wait until they have ended: what they share goes with this."""
-        workers = set(multiprocessing.active_children()) - self.others
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
-        self.pool.shutdown(cancel_futures=True)
-
-
-def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    start(*arguments)
+    def _outcomes(self) -> Iterator[tuple[int, Outcome[tuple[int, Item], Result]]]:
+        under_way: set[int] = set()
+        upcoming = next(self.waiting, None)
+        while upcoming is not None or under_way:
+            while (
+                upcoming is not None
+                and self.pool.has_room()
+                and upcoming[0] - min(under_way, default=upcoming[0]) < self.at_once
+            ):
+                self.pool.submit(upcoming)
+                under_way.add(upcoming[0])
+                upcoming = next(self.waiting, None)
+            for outcome in self.pool.outcomes(None):
+                under_way.remove(outcome.item[0])
+                yield outcome.item[0], outcome
 
 
-def _end_with_parent() -> None:
-    """End this process as soon as its parent has ended, lest it write beside a command that goes on."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+class _Numbered(Generic[Item, Result]):
+    """The function of `Workers` as `Pool` applies it."""
 
+    def __init__(
+        self, function: Callable[[Item], Result], start: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
+        start(*arguments)
+        self.function = function
 
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Let processes started inside never hear of an interrupt from the keyboard: this one ends them.
-
-    An interrupt meanwhile is raised at the end, as a process half started could not be ended.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    interrupts: list[object] = []
-    handler = signal.signal(signal.SIGINT, lambda *call: interrupts.append(call))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        raise KeyboardInterrupt
+    def __call__(self, item: tuple[int, Item]) -> Result:
+        return self.function(item[1])

@@ -26,7 +26,7 @@ from broadline.fits_table import Parts, catalogue_sheet, kept_columns, write_fit
 from broadline.layouts import LAYOUTS
 from broadline.lines import LINES, Line
 
-__all__ = ["ROW_GROUP", "SUFFIXES", "CatalogueWriter"]
+__all__ = ["ROW_GROUP", "SUFFIXES", "CatalogueWriter", "legible", "parquet_metadata"]
 
 #: Rows that are in memory at a time, and of a row group of Parquet.
 ROW_GROUP = 16_384
@@ -73,7 +73,7 @@ class CatalogueWriter:
         # A link stays a link: what it points to is replaced.
         self._path = Path(os.path.realpath(self._shown))
         self._lines = [LINES.get(x, Line(x, float("nan"))) if isinstance(x, str) else x for x in lines]
-        self._meta = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in meta.items()}
+        self._meta = legible(meta)
         with _told(self._shown):
             if self._path.is_dir():
                 raise UsageError(f"{self._shown}: is a folder; give the name of a file in it")
@@ -213,16 +213,26 @@ class _Spool:
             self._path.unlink(missing_ok=True)
 
 
+def legible(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return provenance with what is not Unicode (a file name in the command) written out."""
+    return {key: value.encode("utf-8", "backslashreplace").decode() for key, value in meta.items()}
+
+
 # --- formats -------------------------------------------------------------------------------------------
+
+
+def parquet_metadata(meta: Mapping[str, str], lines: Sequence[Line | str]) -> dict[str, str]:
+    """Return what a Parquet catalogue says of itself, by key of its metadata."""
+    about = {f"broadline.{key}": value for key, value in meta.items()}
+    about["broadline.lines"] = json.dumps(line_names(lines))
+    about["broadline.flags"] = json.dumps(flag_meanings())
+    return about
 
 
 def _write_parquet(stream: IO[bytes], parts: Parts, lines: Sequence[Line], meta: Mapping[str, str]) -> None:
     kept = kept_columns(parts, lines)
-    about = {f"broadline.{key}": value for key, value in meta.items()}
-    about["broadline.lines"] = json.dumps(line_names(lines))
-    about["broadline.flags"] = json.dumps(flag_meanings())
     whole = schema(lines)
-    table_schema = pa.schema([whole.field(name) for name in kept], metadata=about)
+    table_schema = pa.schema([whole.field(name) for name in kept], metadata=parquet_metadata(meta, lines))
     writer = pq.ParquetWriter(stream, table_schema, compression="zstd")
     try:
         for table in parts.tables(kept):

@@ -10,6 +10,7 @@ from pathlib import Path
 from broadline.archives import desi, foreign, lamost, parsed, sdss, sdss_early, sdss_plate, table
 from broadline.archives.base import Archive, Head, fault_of
 from broadline.errors import ReadError, UsageError
+from broadline.patience import patiently
 from broadline.spectra import Spectra
 
 __all__ = ["ARCHIVES", "get", "identify", "read"]
@@ -51,13 +52,18 @@ def identify(path: Path) -> Archive | None:
     for archive in ARCHIVES.values():
         if archive.file_name.fullmatch(path.name):
             return archive
-    head = Head(path)
     try:
-        found = next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
-        if found is None and _FITS_NAME.fullmatch(path.name) and not head.is_fits:
-            raise ReadError(path, "it is not a FITS file, whatever its name says; fetch it again")
+        return patiently(path, _recognised)
     except Exception as error:
         raise fault_of(path, error) from error
+
+
+def _recognised(path: Path) -> Archive | None:
+    """Return the archive that knows a file by its content."""
+    head = Head(path)
+    found = next((archive for archive in ARCHIVES.values() if archive.recognise(head)), None)
+    if found is None and _FITS_NAME.fullmatch(path.name) and not head.is_fits:
+        raise ReadError(path, "it is not a FITS file, whatever its name says; fetch it again")
     return found
 
 

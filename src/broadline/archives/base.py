@@ -19,6 +19,7 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from broadline.errors import ReadError
+from broadline.patience import patiently_each
 from broadline.spectra import Spectra
 
 __all__ = [
@@ -173,11 +174,12 @@ def read_files(
     """Yield the spectra of each file; a file that fails becomes flagged rows in its place.
 
     The guard catches every Exception on purpose: the bytes of a damaged file can raise anything in the
-    libraries below, and one damaged file must not cost the others their rows.
+    libraries below, and one damaged file must not cost the others their rows. What a reader itself catches in
+    the middle of a file, it passes on if `is_passing`.
     """
     for path in paths:
         try:
-            yield from read_file(path)
+            yield from patiently_each(path, read_file)
         except Exception as error:
             yield Spectra.unreadable(archive, fault_of(path, error))
 

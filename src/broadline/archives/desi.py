@@ -26,6 +26,7 @@ from broadline.archives.fits_file import FitsFile, open_checked
 from broadline.archives.redrock import REDROCK, SPECTRA_NAME, beside, redshifts
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
+from broadline.patience import is_passing
 from broadline.spectra import Spectra, identity, mend
 
 __all__ = ["ARCHIVES", "merge", "read", "truth"]
@@ -92,6 +93,8 @@ class _Exposure:
                 flags |= mended
             return Spectra(self.wavelength, *merge(parts), ids, flags)
         except Exception as error:  # as in read_files: a damaged block must not cost the others their rows
+            if is_passing(error):
+                raise
             nothing = np.zeros((len(flags), 2), dtype=np.float32)
             flags |= np.uint32(Flag.UNREADABLE)
             note = str(fault_of(self.source, error))

@@ -16,6 +16,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from broadline.archives.base import GZIP, fault_of
+from broadline.patience import is_passing
 
 __all__ = ["FitsFile", "open_checked"]
 
@@ -73,5 +74,7 @@ def open_checked(path: Path, stack: ExitStack) -> FitsFile:
         hdus = {hdu.name.upper(): hdu for hdu in reversed(listed)}
         fault = fault or _cut_short(stream, size, listed[-1])
     except Exception as error:  # as in read_files
+        if is_passing(error):
+            raise
         fault = fault or fault_of(path, error).reason
     return FitsFile(path, hdus, fault)

@@ -24,6 +24,7 @@ from broadline.archives.base import (
 )
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
+from broadline.patience import is_passing
 from broadline.spectra import Spectra, identity, mend
 
 __all__ = ["ARCHIVES"]
@@ -55,6 +56,8 @@ def _plate_batches(path: Path, batch: int) -> Iterator[Spectra]:
             try:
                 flux, ivar, mask = (np.asarray(hdus[i].section[rows]) for i in range(3))
             except Exception as error:
+                if is_passing(error):
+                    raise
                 lost = ReadError(path, f"it is cut short after fibre {start}: {error}", n_spectra=n - start)
                 rest = {name: column[start:] for name, column in ids.items()}
                 flags = np.full(n - start, Flag.UNREADABLE, dtype=np.uint32)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from broadline.archives.base import fault_of
 from broadline.errors import ReadError
 from broadline.flags import Flag
+from broadline.patience import patiently
 from broadline.spectra import LATTICE_STEP, Spectra, identity, lattice_wavelength, mend
 
 __all__ = ["Single", "ascending", "gather", "lattice_index", "place", "stack"]
@@ -153,7 +154,7 @@ def gather(
     for path in paths:
         item: Single | ReadError | Spectra
         try:
-            item = read_one(path)
+            item = patiently(path, read_one)
         except Exception as error:
             item = fault_of(path, error)
         if held and (len(held) >= batch or not _alike(held[-1], item)):

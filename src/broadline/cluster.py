@@ -1,0 +1,190 @@
+"""Dask as an engine: a scheduler that is there already or one started here; workers come and go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from uuid import uuid4
+
+from broadline.errors import BroadlineError, UsageError
+from broadline.workers import LostError, Outcome, available_cores, deaf_children, worker_name
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["DaskEngine"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_A_THREAD = 2  # items under way for each thread of the workers there are: one at work, one waiting
+_AT_LEAST = 4  # items under way though there is no worker yet: what clusters that grow by need look at
+_ANSWER = 30  # seconds to wait for a scheduler
+
+
+class DaskEngine(Generic[Item, Result]):
+    """A Dask cluster as an `Engine`. Use as a context manager.
+
+    Dask itself gives an item to another worker when one dies or leaves; what it gives up is lost.
+
+    Parameters
+    ----------
+    cluster : str
+        ``tcp://HOST:PORT`` of a scheduler, or ``local`` or ``local:N`` for one started here with N workers.
+    make : callable
+        Called once in each worker process; returns the function that is applied to items.
+    arguments : tuple
+        What `make` is called with; small, as they travel with each item.
+    limit : float, optional
+        Seconds after which a worker that is not done with an item ends itself.
+
+    Raises
+    ------
+    UsageError
+        If Dask is not installed, `cluster` is none of these, or no scheduler answers.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        make: Callable[..., Callable[[Item], Result]],
+        arguments: tuple[Any, ...],
+        limit: float | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._how = (uuid4().hex, make, arguments, limit)
+        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._under_way: dict[Future, tuple[Item, float]] = {}
+        self._room = _AT_LEAST
+        self._room_known = float("-inf")
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        # What they have to say, `outcomes` says better.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        self._client = self._stack.enter_context(_connected(self._cluster))
+        if not self._client.nthreads():
+            warnings.warn("the cluster has no workers yet; the work waits for them", stacklevel=2)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def has_room(self) -> bool:
+        """Return whether fewer items are under way than keep all workers busy, as many as there are now."""
+        if time.monotonic() - self._room_known > 1:
+            try:
+                threads = sum(self._client.nthreads().values())
+            except Exception as error:  # of many kinds, as the connection was in whatever state
+                raise self._lost() from error
+            self._room = max(_A_THREAD * threads, _AT_LEAST)
+            self._room_known = time.monotonic()
+        return len(self._under_way) < self._room
+
+    def submit(self, item: Item) -> None:
+        """Have an item done by some worker."""
+        future = self._client.submit(_perform, *self._how, item, pure=False)
+        self._under_way[future] = (item, time.monotonic())
+        future.add_done_callback(self._done.put)
+
+    def outcomes(self, timeout: float | None) -> list[Outcome[Item, Result]]:
+        """Wait for news, `timeout` seconds at most, and return what has become of items meanwhile.
+
+        Raises
+        ------
+        BroadlineError
+            If the scheduler is lost.
+        """
+        futures: list[Future] = []
+        with suppress(queue.Empty):
+            futures.append(self._done.get(timeout=timeout))
+            while True:
+                futures.append(self._done.get_nowait())
+        if not futures and self._client.status != "running":
+            raise self._lost()
+        return [self._outcome(future) for future in futures]
+
+    def _outcome(self, future: Future) -> Outcome[Item, Result]:
+        from distributed.scheduler import KilledWorker
+
+        item, since = self._under_way.pop(future)
+        if future.status == "finished":
+            worker, seconds, result = future.result()
+            return Outcome(item, result, None, seconds, worker)
+        if future.status != "error":
+            raise self._lost()
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            error = LostError("its worker was killed, or did not end in time, wherever it was tried")
+        return Outcome(item, None, error, time.monotonic() - since, "")
+
+    def _lost(self) -> BroadlineError:
+        return BroadlineError(f"the scheduler {self._cluster} was lost; give the command again to go on")
+
+
+@contextmanager
+def _connected(cluster: str) -> Iterator[Client]:
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise UsageError("--cluster needs Dask: pip install 'broadline[cluster]'") from error
+    if local := re.fullmatch(r"local(?::([1-9]\d*))?", cluster):
+        n = int(local[1] or available_cores())
+        # A unit that kills its worker is tried again by `Attempts`, which keeps count.
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}), deaf_children():
+            here = LocalCluster(n_workers=n, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+        with here, Client(here, set_as_default=False) as client:
+            yield client
+    elif "://" in cluster:
+        try:
+            client = Client(cluster, timeout=_ANSWER, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"no Dask scheduler answers at {cluster}: {error}") from error
+        with client:
+            yield client
+    else:
+        raise UsageError(f"--cluster {cluster}: give tcp://HOST:PORT of a Dask scheduler, or local[:N]")
+
+
+# ---- in the workers
+
+_made: dict[str, Callable[[Any], Any]] = {}
+_lock = threading.Lock()
+
+
+def _perform(
+    run: str,
+    make: Callable[..., Callable[[Item], Result]],
+    arguments: tuple[Any, ...],
+    limit: float | None,
+    item: Item,
+) -> tuple[str, float, Result]:
+    """Return who did an item, in how many seconds, and the result."""
+    with _lock:
+        if run not in _made:
+            _made.clear()  # of runs that are over: they hold models
+            _made[run] = make(*arguments)
+        function = _made[run]
+    watch = threading.Timer(limit, os._exit, (1,)) if limit is not None else None
+    if watch:
+        watch.daemon = True
+        watch.start()
+    try:
+        begin = time.perf_counter()
+        result = function(item)
+        return worker_name(), time.perf_counter() - begin, result
+    finally:
+        if watch:
+            watch.cancel()
