@@ -160,7 +160,6 @@ USAGE = {
     "unknown model name": (("--model", "nosuch"), "out.csv", r"no model called 'nosuch'.*models import"),
     "missing model file": (("--model", "dir/m.onnx"), "out.csv", r"no model file dir/m\.onnx"),
     "unknown suffix": ((), "out.txt", r"out\.txt: .*\.parquet, \.fits"),
-    "no suffix": ((), "out", r"out: .*\.parquet, \.fits"),
     "unknown layout": (("--layout", "sql"), "out.fits", r"no layout 'sql'.*qnall, drq, desi-qn"),
     "layout that is not FITS": (("--layout", "drq"), "out.csv", r"out\.csv: the layout drq is a FITS table"),
     "layout of other spectra": (("--layout", "desi-qn"), "out.fits", r"desi-qn needs spectra with TARGETID"),

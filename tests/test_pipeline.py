@@ -16,9 +16,10 @@ import pytest
 
 import broadline
 from broadline import pipeline
+from broadline.attempts import Task
 from broadline.errors import BroadlineError, ReadError
 from broadline.flags import Flag
-from broadline.pipeline import ModelChoice, Summary, Unit, classify
+from broadline.pipeline import Classifier, ModelChoice, Summary, Unit, classify
 from conftest import DATA, manifest
 from files import FIRST, loglam, observed, quasar, star, write_plate, write_spec
 
@@ -120,31 +121,56 @@ def test_thresholds_given_with_the_model_are_used_in_every_worker(
 # ---- workers that are late, or die (functions of this module, so that the workers find them)
 
 
-def late_first(unit: Unit) -> Any:
-    if unit.archive == "sdss-plate" and unit.paths[0].name.startswith("spPlate"):
-        time.sleep(1.0)
-    return pipeline.classify_unit(unit, *pipeline._worker)  # type: ignore[misc]
+class LateFirst(Classifier):
+    def __call__(self, task: Task[Unit]) -> Any:
+        if task.unit.archive == "sdss-plate" and task.unit.paths[0].name.startswith("spPlate"):
+            time.sleep(1.0)
+        return super().__call__(task)
 
 
-def die(unit: Unit) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
+class Deadly(Classifier):
+    """Dies of fibre 6, as a reader may that is written in C."""
+
+    def __call__(self, task: Task[Unit]) -> Any:
+        if any(path.name.endswith("0006.fits") and path not in task.unit.faults for path in task.unit.paths):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(task)
+
+
+class DeadlyModel(Classifier):
+    def __init__(self, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_unit_that_is_late_keeps_its_place(
     survey: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_turn = catalogue(survey, tmp_path / "1.parquet", tiny_model, workers=1)
-    monkeypatch.setattr(pipeline, "_work", late_first)
+    monkeypatch.setattr(pipeline, "Classifier", LateFirst)
     assert catalogue(survey, tmp_path / "2.parquet", tiny_model, workers=2).equals(in_turn)
 
 
-def test_a_worker_that_is_killed_is_reported_and_nothing_is_written(
+def test_a_file_that_kills_its_worker_again_and_again_is_a_flagged_row_among_the_others(
     survey: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_work", die)
+    healthy = catalogue(survey, tmp_path / "1.parquet", tiny_model, workers=2)
+    monkeypatch.setattr(pipeline, "Classifier", Deadly)
+    summary = classify([survey], tmp_path / "2.parquet", ModelChoice(str(tiny_model)), workers=2)
+    table = pq.read_table(tmp_path / "2.parquet")
+    assert table["SOURCE"].equals(healthy["SOURCE"])
+    changed = np.flatnonzero(np.asarray(table["FLAGS"]) != np.asarray(healthy["FLAGS"]))
+    assert [Path(table["SOURCE"][int(i)].as_py()).name for i in changed] == ["spec-4055-55359-0006.fits"]
+    assert int(table["FLAGS"][int(changed[0])].as_py()) & Flag.UNREADABLE
+    assert summary.n_unreadable == 2 and "worker process was killed (SIGKILL)" in "".join(summary.notes)
+
+
+def test_workers_that_die_as_they_start_end_the_run_and_nothing_is_written(
+    survey: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "Classifier", DeadlyModel)
     folder = tmp_path / "out"
     folder.mkdir()
-    with pytest.raises(BroadlineError, match=r"a worker process was killed.*--workers"):
+    with pytest.raises(BroadlineError, match=r"end as soon as they start \(.*SIGKILL\).*--workers"):
         catalogue(survey, folder / "out.parquet", tiny_model, workers=2)
     assert not list(folder.iterdir())
 

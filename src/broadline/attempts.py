@@ -12,8 +12,10 @@ from broadline.workers import Engine, LostError, Outcome
 
 __all__ = ["Attempts", "Event", "Task"]
 
-# How often something fails before it is held to be at fault: a worker may die for reasons of its own.
-_TRIES = 2
+# How often a unit fails before it is searched, and a piece before it is held to be at fault: a worker may die
+# for reasons of its own.
+_TRIES = 3
+_PROBES = 2
 # Units of which everything failed before anything succeeded: then it is not the files that are at fault.
 _HOPELESS = 3
 
@@ -148,8 +150,7 @@ class Attempts(Generic[U]):
                     self._something_worked = True
                     self._probed(task.number)
                 else:
-                    self._something_worked = True
-                    del self._cases[task.number]
+                    self._something_worked |= not self._cases.pop(task.number).guilty
                     self.on_event(Event("done", task.number, task.unit, outcome=outcome))
                     yield task.number, (task.unit, outcome.result)
             self.on_wait()
@@ -177,7 +178,7 @@ class Attempts(Generic[U]):
         def tell(kind: str) -> None:
             self.on_event(Event(kind, task.number, task.unit, reason, outcome))
 
-        if task.tries + 1 < _TRIES:
+        if task.tries + 1 < (_PROBES if task.probe else _TRIES):
             self._again.append(replace(task, tries=task.tries + 1))
             tell("retried")
         elif task.probe:

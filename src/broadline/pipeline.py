@@ -225,7 +225,9 @@ def classify_unit(unit: Unit, model: Model, batch: int) -> _Result:
     """
     import pyarrow as pa
 
-    tables: list[pa.Table] = []
+    from broadline.catalogue import schema
+
+    tables = [schema(model.lines).empty_table()]  # files may hold no spectra
     notes: list[str] = []
     for spectra in read_group(unit.archive, unit.paths, batch, unit.faults):
         tables.append(model.classify_batch(spectra))
