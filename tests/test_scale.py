@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+import broadline.cluster
 from broadline import attempts, pipeline, runner
 from broadline.attempts import Task
 from broadline.errors import BroadlineError, UsageError
 from broadline.flags import Flag
+from broadline.folder import CatalogueFolder
 from broadline.pipeline import ModelChoice, Summary, Unit, classify
 from broadline.runner import Done, PartWriter, classify_folder, merge
 from conftest import Answer
@@ -464,6 +467,99 @@ def test_a_run_in_which_nothing_works_ends(
     with pytest.raises(BroadlineError, match=message):
         run()
     assert json.loads((tmp_path / "out" / "progress.json").read_text())["state"] == "failed"
+
+
+# ---- Dask
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Dask cluster of one worker, all in this process, but spoken to as if it were elsewhere."""
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(protocol="tcp", host="127.0.0.1", silence_logs=60, **options) as here:
+        yield here
+
+
+class Slow(PartWriter):
+    def __call__(self, task: Task[Unit]) -> Any:
+        time.sleep(0.3)
+        return super().__call__(task)
+
+
+def test_dask_writes_the_same_bytes(run: Run, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    pytest.importorskip("distributed")
+    done = run(cluster="local:2")
+    assert contents(tmp_path / "out") == undisturbed
+    assert done.journal and done.journal.units_done == N_UNITS
+    workers = {event["worker"] for event in events(tmp_path / "out") if event["event"] == "done"}
+    assert len(workers) == 2 and not any(str(os.getpid()) in worker for worker in workers)
+
+
+def test_dask_workers_may_join_and_leave(
+    run: Run,
+    cluster: Any,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "PartWriter", Slow)
+    sizes = iter([3, 1])
+
+    def scale(*_: object) -> None:
+        if n := next(sizes, None):
+            cluster.scale(n)
+
+    run(cluster=cluster.scheduler_address, on_unit=scale)
+    assert contents(tmp_path / "out") == undisturbed
+
+
+def test_a_lost_scheduler_ends_the_run_and_the_same_command_goes_on(
+    run: Run,
+    cluster: Any,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "PartWriter", Slow)
+    with pytest.raises(BroadlineError, match=r"the scheduler tcp://.* was lost; give the command again"):
+        run(cluster=cluster.scheduler_address, on_unit=lambda *_: cluster.close())
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    run()
+    assert contents(tmp_path / "out") == undisturbed
+
+
+class SeesNothing(PartWriter):
+    def __init__(self, folder: CatalogueFolder, *rest: Any) -> None:
+        super().__init__(replace(folder, path=Path("/elsewhere")), *rest[:-1], [Path("/elsewhere")])
+
+
+def test_dask_workers_that_do_not_see_the_folder_end_the_run(
+    run: Run, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PartWriter", SeesNothing)
+    with pytest.raises(UsageError, match=r"does not see /elsewhere; put it on storage that all workers see"):
+        run(cluster=cluster.scheduler_address)
+
+
+def test_a_cluster_needs_absolute_names_and_a_scheduler_that_answers(
+    run: Run, spectra: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(broadline.cluster, "_ANSWER", 0.5)
+    with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"):
+        run(cluster="tcp://127.0.0.1:9")
+    monkeypatch.chdir(spectra.parent)
+    with pytest.raises(UsageError, match=r"another catalogue \(not the same: names\)"):
+        run(Path(spectra.name), cluster="tcp://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"give absolute names of spectra"):
+        run(Path(spectra.name), spectra.parent / "relative", cluster="tcp://127.0.0.1:9")
+
+
+def test_without_dask_the_error_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"needs Dask: pip install 'broadline\[cluster\]'"):
+        run(cluster="local:1")
 
 
 # ---- commands in processes of their own

@@ -160,6 +160,7 @@ def _connected(cluster: str) -> Iterator[Client]:
 
 # ---- in the workers
 
+_KEPT = 2  # functions of different runs in memory: each holds a model
 _made: dict[str, Callable[[Any], Any]] = {}
 _lock = threading.Lock()
 
@@ -174,7 +175,8 @@ def _perform(
     """Return who did an item, in how many seconds, and the result."""
     with _lock:
         if run not in _made:
-            _made.clear()  # of runs that are over: they hold models
+            if len(_made) >= _KEPT:
+                del _made[next(iter(_made))]
             _made[run] = make(*arguments)
         function = _made[run]
     watch = threading.Timer(limit, os._exit, (1,)) if limit is not None else None

@@ -107,6 +107,8 @@ def classify_folder(
             held = folder.begin(request, provenance(model), model.lines, model.content, units)
         if summary := folder.finished():
             return Done(summary, None)
+        if cluster and "://" in cluster and held["request"]["directory"] is not None:
+            raise UsageError("workers of a cluster may run in another folder; give absolute names of spectra")
         return _run(folder, held["request"], choice, _Means(workers, batch, stall, cluster), on_unit)
 
 
@@ -164,12 +166,14 @@ def _engine(
 ) -> AbstractContextManager[Engine[Task[Unit], Record | None]]:
     """Return what does the units, ready to start."""
     ours = replace(choice, name=str(folder.model))
+    spectra = next(folder.units())[1].paths[0].parent
+    seen = [folder.model, *([spectra] if spectra.exists() else [])]
     if means.cluster is not None:
         from broadline.cluster import DaskEngine
 
-        return DaskEngine(means.cluster, PartWriter, (folder, ours, 1, means.batch), means.stall)
+        return DaskEngine(means.cluster, PartWriter, (folder, ours, 1, means.batch, seen), means.stall)
     workers = min(means.workers or available_cores(), n_units)
-    arguments = (folder, ours, threads_for(workers), means.batch)
+    arguments = (folder, ours, threads_for(workers), means.batch, seen)
     return Pool(worker_context(choice), PartWriter, arguments, workers, means.stall)
 
 
@@ -185,13 +189,22 @@ class PartWriter:
         Threads the network may use.
     batch : int
         Spectra a batch.
+    seen : sequence of Path
+        What is there for the process that gives the units, and must be for this one.
+
+    Raises
+    ------
+    UsageError
+        If a worker elsewhere does not see these paths, or has another version of broadline.
     """
 
-    def __init__(self, folder: CatalogueFolder, choice: ModelChoice, threads: int, batch: int) -> None:
+    def __init__(
+        self, folder: CatalogueFolder, choice: ModelChoice, threads: int, batch: int, seen: Sequence[Path]
+    ) -> None:
         warnings.simplefilter("ignore")  # the process that gives the units has told the user
-        if not folder.model.exists():
+        if hidden := [path for path in seen if not path.exists()]:
             raise UsageError(
-                f"worker {worker_name()} does not see {folder.path}; put it on storage that all workers see"
+                f"worker {worker_name()} does not see {hidden[0]}; put it on storage that all workers see"
             )
         self.folder = folder
         self.meta, self.lines = folder.about()
