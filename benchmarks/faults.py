@@ -127,7 +127,7 @@ class Bench:
         return target.read_text().splitlines()
 
     def row(self, fault: str, codes: list[int], expected: Collection[str] = ()) -> Row:
-        """Compare the catalogue with the undisturbed one, but for rows of files that are `expected` flagged."""
+        """Compare the catalogue with the undisturbed one, but for files that are `expected` to be flagged."""
         lines = self.merged()
         self.reference = self.reference or lines
         flagged = {row["SOURCE"].split("/")[-1] for row in csv.DictReader(lines) if int(row["FLAGS"]) & 2}

@@ -664,7 +664,7 @@ def test_the_command_tells_what_it_did_and_that_some_were_flagged(
     )  # the slash makes a folder
     answer = command("classify", tmp_path / "in", *options)
     assert answer.code == 1
-    assert "6 spectra" in answer.out and "2 of 2 units; 0 tried again" in answer.out
+    assert "6 spectra" in answer.out and "2 units; 0 attempts made again" in answer.out
     assert "slowest units: " in answer.out
     assert "spec-4055-55359-0007.fits: it is not a FITS file" in answer.err
     again = command("classify", tmp_path / "in", *options)
@@ -678,6 +678,10 @@ def test_the_command_tells_what_it_did_and_that_some_were_flagged(
     [
         (("-o", "out", "--layout", "drq"), r"out is a folder; --layout is for `broadline merge`"),
         (("-o", "out.fits", "--cluster", "local"), r"--cluster needs a folder to write to"),
+        (
+            ("-o", "out", "--cluster", "local", "--workers", 2),
+            r"--workers is for processes here; give --cluster",
+        ),
         (("-o", "out", "--cluster", "nearby"), r"--cluster nearby: give tcp://HOST:PORT"),
         (("-o", "out", "--model", "nosuch"), r"no model called 'nosuch'"),
     ],

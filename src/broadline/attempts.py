@@ -170,8 +170,10 @@ class Attempts(Generic[U]):
         return Task(number, unit)
 
     def _failed(self, task: Task[U], outcome: Outcome[Task[U], Any], error: Exception) -> None:
-        if isinstance(error, BroadlineError | ImportError):  # not for want of trying
+        if isinstance(error, BroadlineError):  # not for want of trying
             raise error
+        if isinstance(error, ImportError):
+            raise BroadlineError(f"worker {outcome.worker} lacks what it needs ({error})") from error
         reason = str(error) if isinstance(error, LostError) else f"{type(error).__name__}: {error}"
         case = self._cases[task.number]
 

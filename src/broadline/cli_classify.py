@@ -100,6 +100,10 @@ def classify(
         if summary.n_unreadable:
             raise typer.Exit(1)
     else:
+        if cluster and workers:
+            raise UsageError(
+                "--workers is for processes here; give --cluster local:N, or the cluster its own"
+            )
         if layout:
             raise UsageError(f"{output} is a folder; --layout is for `broadline merge`, once it is finished")
         _classify_folder(paths, target, choice, archive, workers, batch, stall, cluster)

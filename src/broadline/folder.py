@@ -260,6 +260,10 @@ class CatalogueFolder:
             summary.add_counts(record.counts)
             file = str(part_path(self.path, number).relative_to(self.path))
             units.append({"unit": number, "file": file, "sha256": record.sha256, "rows": record.rows})
+        # The names of the parts are to be on the disk before the manifest that says they are there.
+        parts = os.open(self.path / "parts", os.O_RDONLY)
+        os.fsync(parts)
+        os.close(parts)
         head = json.dumps({"format": FORMAT, "counts": summary.to_dict()})
         body = ",\n".join(json.dumps(unit) for unit in units)  # a unit a line
         write_aside(self.path / "manifest.json", f'{head[:-1]}, "units": [\n{body}\n]}}\n'.encode())

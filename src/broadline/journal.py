@@ -61,10 +61,10 @@ class Journal:
 
     def __enter__(self) -> Self:
         self._at_start = self.bytes_done, self.summary.n_spectra
-        path = self.folder / LOG
-        if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
-            with path.open("a") as log:
-                log.write("\n")  # a run was killed in the middle of a line
+        with (self.folder / LOG).open("a+b") as log:
+            log.seek(max(0, log.tell() - 1))
+            if log.read() not in (b"", b"\n"):
+                log.write(b"\n")  # a run was killed in the middle of a line
         self._log("begin", units=self.units, units_done=self.units_done, pid=os.getpid())
         self.beat()
         return self

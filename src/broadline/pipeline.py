@@ -21,8 +21,9 @@ from broadline.attempts import Attempts, Task
 from broadline.errors import ReadError
 from broadline.flags import Flag
 from broadline.inputs import Inputs, expand, read_group
+from broadline.ordered import in_order
 from broadline.runtime import Precision
-from broadline.workers import Pool, available_cores, in_order, prepare
+from broadline.workers import Pool, available_cores, prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -108,9 +108,10 @@ def report_run(journal: Journal | None) -> None:
     if journal is None:
         typer.echo("it was finished already; nothing was done")
         return
-    n_done = len(journal.slowest) and journal.units_done
-    line = f"{journal.seconds:,.1f} s, {journal.rate:,.0f} spectra/s, {n_done:,} of {journal.units:,} units"
-    typer.echo(f"{line}; {journal.retried} tried again, {journal.quarantined} files set aside")
+    typer.echo(
+        f"{journal.seconds:,.1f} s, {journal.rate:,.0f} spectra/s, {journal.units:,} units; "
+        f"{journal.retried} attempts made again, {journal.quarantined} files set aside"
+    )
     if journal.slowest:
         slow = ", ".join(
             f"{number} ({seconds:.1f} s, {file})" for seconds, number, file in journal.slowest[:3]

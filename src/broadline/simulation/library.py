@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broadline.grid import QUASARNET_LOG
+from broadline.ordered import Workers
 from broadline.resample import binned
 from broadline.simulation.instruments import INSTRUMENTS
 from broadline.simulation.recipe import RECIPES, SurveyRecipe
 from broadline.simulation.sources import draw_classes, draw_sources
 from broadline.simulation.stream import Library
-from broadline.workers import Workers, available_cores, prepare
+from broadline.workers import available_cores, prepare
 
 __all__ = ["TRAINING", "build_library", "training_redshifts"]
 

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from broadline import __version__
 from broadline.errors import UsageError
+from broadline.ordered import Workers
 from broadline.simulation.field import observe_field
 from broadline.simulation.files import desi, desi_tables, lamost, lamost_tables, sdss, sdss_tables
 from broadline.simulation.instruments import INSTRUMENTS
 from broadline.simulation.pointing import Pointing
 from broadline.simulation.recipe import CLASSES, RECIPES, SurveyRecipe
 from broadline.simulation.sources import draw_sources
-from broadline.workers import Workers, available_cores, prepare
+from broadline.workers import available_cores, prepare
 
 __all__ = ["ARCHIVES", "Files", "Request", "simulate"]
 

@@ -26,6 +26,7 @@ from broadline.errors import UsageError
 from broadline.files import write_aside
 from broadline.flags import UNCLASSIFIED
 from broadline.inputs import Inputs, expand, read_group
+from broadline.ordered import Workers
 from broadline.pipeline import Unit, plan
 from broadline.representation import Representation, Represented
 from broadline.spectra import Spectra
@@ -41,7 +42,7 @@ from broadline.training.manifest import (
     shard_paths,
 )
 from broadline.truth import CLASSES, FIRM, QSO
-from broadline.workers import Workers, available_cores
+from broadline.workers import available_cores
 from broadline.workers import prepare as start_preparing
 
 __all__ = ["prepare"]
