@@ -22,10 +22,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 import broadline
-from broadline import pipeline
+from broadline import parts, pipeline
 from broadline.errors import UsageError
 from broadline.flags import UNCLASSIFIED
 from broadline.lines import QUASARNET_LINES
+from broadline.packing import pack
 from broadline.representation import Representation
 from broadline.simulation import survey
 from broadline.simulation.recipe import RECIPES
@@ -308,6 +309,14 @@ def test_a_command_that_was_killed_goes_on_to_the_same_bytes(
     assert n_done >= 2 and len(steps) == len(list(boss.rglob("spPlate*"))) - n_done
     parts = sorted(done)[:n_done]
     assert parts and all((folder / name).stat().st_mtime_ns == done[name] for name in parts)
+
+
+def test_a_store_of_the_spectra_gives_the_same_set(boss: Path, whole: Path, tmp_path: Path) -> None:
+    pack([boss], tmp_path / "store", workers=1)
+    made(tmp_path / "store", tmp_path / "set", truth=boss / "truth.parquet")
+    ours, theirs = contents(tmp_path / "set"), contents(whole)
+    assert ours.keys() == theirs.keys() and len(ours) > 3
+    assert [name for name in ours if ours[name] != theirs[name]] == ["manifest.json"]  # files of other names
 
 
 def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
@@ -617,7 +626,7 @@ def test_an_interrupted_command_says_how_to_go_on(
         os.kill(os.getpid(), signal.SIGINT)
         yield
 
-    monkeypatch.setattr(writing, "_write_units", interrupt)
+    monkeypatch.setattr(parts, "_write_units", interrupt)
     answer = command("prepare", boss, "--truth", boss / "truth.parquet", "-o", tmp_path / "set")
     assert (answer.code, answer.err) == (
         130,

@@ -33,6 +33,7 @@ from broadline.evaluation.study import Baseline, Counts, Study
 from broadline.grid import QUASARNET_LOG
 from broadline.lines import QUASARNET_LINES
 from broadline.model import Model, load_model
+from broadline.packing import pack
 from broadline.show import pick
 from files import observed, quasar, write_plate, write_spec
 
@@ -495,6 +496,23 @@ def test_spectra_of_a_plate_are_found_by_their_row(tmp_path: Path, few: Study, m
         for axes, row in zip(gallery.figure.axes, gallery.rows, strict=True):
             shown = model.representation(pick(str(path), int(fibres[row]))).values[0]
             np.testing.assert_array_equal(axes.lines[0].get_ydata(), shown)
+
+
+def test_spectra_of_a_store_are_found_by_their_file_and_row(tmp_path: Path, few: Study, model: Model) -> None:
+    rows, fibres = np.array([0, 1, 5]), np.array([2, 0, 1])
+    paths = []
+    for i, plate in enumerate((4055, 4056)):
+        flux, ivar = observed(np.stack([quasar(z + i / 4) for z in (0.5, 1.5, 2.5)]))
+        paths.append(write_plate(tmp_path / f"spPlate-{plate}-55359.fits", flux, ivar, plate=plate))
+    pack(paths, tmp_path / "store", workers=1)  # both in one shard
+    source = np.full(3, "elsewhere/spPlate-4056-55359.fits")
+    study = study_of(few.sample.take(rows), names=few.names[rows], source=source, row=fibres)
+    shown = galleries(study, [tmp_path / "store"], model)
+    assert shown
+    for gallery in shown:
+        for axes, row in zip(gallery.figure.axes, gallery.rows, strict=True):
+            seen = model.representation(pick(str(paths[1]), int(fibres[row]))).values[0]
+            np.testing.assert_array_equal(axes.lines[0].get_ydata(), seen)
 
 
 def test_spectra_that_are_not_there_are_not_chosen(few: Study, folder: Path, model: Model) -> None:

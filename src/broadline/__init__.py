@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Flag", "Model", "Spectra", "__version__", "load_model", "read", "read_truth"]
+__all__ = ["Flag", "Model", "Spectra", "__version__", "classify_table", "load_model", "read", "read_truth"]
 
 if TYPE_CHECKING:
     from broadline.flags import Flag
+    from broadline.frames import classify_table
     from broadline.inputs import read, read_truth
     from broadline.model import Model, load_model
     from broadline.spectra import Spectra
@@ -23,6 +24,7 @@ _HOME = {
     "Flag": "flags",
     "Model": "model",
     "Spectra": "spectra",
+    "classify_table": "frames",
     "load_model": "model",
     "read": "inputs",
     "read_truth": "inputs",

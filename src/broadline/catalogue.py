@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from broadline.flags import UNCLASSIFIED, Flag, describe
 from broadline.lines import QUASARNET_LINES, Line
-from broadline.spectra import IDENTITY
+from broadline.spectra import IDENTITY, legible
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -205,8 +205,7 @@ def _array(
     try:
         return pa.array(values, type=kind, mask=missing)
     except UnicodeEncodeError:  # a file name that is not Unicode: Python carries its bytes as lone surrogates
-        legible = [str(value).encode("utf-8", "backslashreplace").decode() for value in values]
-        return pa.array(np.array(legible, dtype=object), type=kind, mask=missing)
+        return pa.array(legible(values), type=kind, mask=missing)
 
 
 def filled(column: pa.ChunkedArray, kind: pa.DataType, missing: object = None) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broadline import archives
+from broadline.archives import pack
 from broadline.errors import ReadError, UsageError
 from broadline.spectra import Spectra
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inputs", "expand", "read", "read_truth"]
 
-_SUFFIX = re.compile(r".*\.(fits?|fits?\.fz|csv|ecsv|parquet|dat|txt|dr\d+)(\.gz)?", re.IGNORECASE)
+_SUFFIX = re.compile(r".*\.(fits?|fits?\.fz|csv|ecsv|parquet|arrow|dat|txt|dr\d+)(\.gz)?", re.IGNORECASE)
 # Files that survey folders hold beside their spectra: results, calibration and photometry.
 _COMPANION = re.compile(
     r"(spZ(best|all|line)|spFlux|spCFrame|spFrame|spSky|photo(Pos|Mat)|redrock|rrdetails|zbest|zmtl|qso_(qn|mgii)"
@@ -152,6 +153,10 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(place)
+        if pack.MANIFEST in names:  # it lists what there should be
+            folders.clear()
+            yield from pack.shards(Path(root))
+            continue
         folders.sort()
         for name in sorted(names):
             if _SUFFIX.fullmatch(name) and not name.startswith("."):

@@ -35,6 +35,7 @@ __all__ = [
     "Found",
     "Model",
     "Recipe",
+    "find_model",
     "import_weights",
     "list_models",
     "load_model",
@@ -298,6 +299,23 @@ def list_models() -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.onnx"))}
 
 
+def find_model(name: str | Path) -> Path:
+    """Return the file of a model, given as `load_model` takes it.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+    """
+    path = Path(name).expanduser()
+    known = list_models()
+    if path.is_file():
+        return path
+    if str(name) in known:
+        return known[str(name)]
+    raise ModelError(_no_such_model(str(name), path, known))
+
+
 def load_model(
     name: str | Path = DEFAULT, *, precision: Precision = "fp32", threads: int | None = None
 ) -> Model:
@@ -316,12 +334,7 @@ def load_model(
     ModelError
         If there is no such model, or its file is corrupt or foreign; the message names it and the cure.
     """
-    path = Path(name).expanduser()
-    known = list_models()
-    if str(name) in known and not path.is_file():
-        path = known[str(name)]
-    elif not path.is_file():
-        raise ModelError(_no_such_model(str(name), path, known))
+    path = find_model(name)
     try:
         content = path.read_bytes()
     except OSError as error:

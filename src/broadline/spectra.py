@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
 
-__all__ = ["IDENTITY", "LATTICE_STEP", "Spectra", "lattice_wavelength", "mend"]
+__all__ = ["IDENTITY", "LATTICE_STEP", "Spectra", "lattice_wavelength", "legible", "mend"]
 
 #: SDSS, BOSS, eBOSS and LAMOST pixels lie at log10(wavelength / Angstrom) = k * LATTICE_STEP, k an integer.
 LATTICE_STEP = 1e-4
@@ -137,6 +137,16 @@ def identity(
         name: np.array(value, dtype=object if IDENTITY[name] is str else IDENTITY[name])
         for name, value in values.items()
     }
+
+
+def legible(text: NDArray[Any]) -> NDArray[Any]:
+    """Return text fit for files: bytes of names that are not Unicode, lone surrogates to Python, escaped."""
+    try:
+        "".join(text).encode()
+    except UnicodeEncodeError:
+        escaped = [str(value).encode("utf-8", "backslashreplace").decode() for value in text]
+        return np.array(escaped, dtype=object)
+    return text
 
 
 def mend(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from broadline.archives import desi, foreign, lamost, parsed, sdss, sdss_early, sdss_plate, table
+from broadline.archives import desi, foreign, lamost, pack, parsed, sdss, sdss_early, sdss_plate, table
 from broadline.archives.base import Archive, Head, fault_of
 from broadline.errors import ReadError, UsageError
 from broadline.patience import patiently
@@ -18,7 +18,7 @@ __all__ = ["ARCHIVES", "get", "identify", "read"]
 #: In the order in which a file is offered to them; the generic tables come last.
 ARCHIVES: dict[str, Archive] = {
     archive.name: archive
-    for module in (sdss, sdss_plate, sdss_early, lamost, desi, parsed, table, foreign)
+    for module in (sdss, sdss_plate, sdss_early, lamost, desi, parsed, pack, table, foreign)
     for archive in module.ARCHIVES
 }
 

@@ -15,7 +15,7 @@ from broadline.flags import Flag
 from broadline.patience import patiently
 from broadline.spectra import LATTICE_STEP, Spectra, identity, lattice_wavelength, mend
 
-__all__ = ["Single", "ascending", "gather", "lattice_index", "place", "stack"]
+__all__ = ["Single", "ascending", "gather", "lattice_index", "place", "stack", "window"]
 
 # Batches start and end on multiples of this many lattice pixels, so that the resampling operator of one batch
 # serves the next one too.
@@ -43,6 +43,12 @@ def lattice_index(loglam: NDArray[Any]) -> NDArray[np.int64] | None:
     return index if consecutive else None
 
 
+def window(first: int, end: int) -> tuple[int, int]:
+    """Return first pixel and number of pixels of a batch that holds the lattice from first to end."""
+    start = first // _WINDOW * _WINDOW
+    return start, -(-(end - start) // _WINDOW) * _WINDOW
+
+
 class Single(NamedTuple):
     """What one file of one spectrum holds, if its pixels lie on the SDSS lattice."""
 
@@ -57,9 +63,10 @@ class Single(NamedTuple):
 def stack(archive: str, items: Sequence[Single | ReadError]) -> Spectra:
     """Return single spectra as one batch on the lattice, padded with ivar 0; errors become flagged rows."""
     good = [item for item in items if isinstance(item, Single)]
-    first = min((item.first for item in good), default=0) // _WINDOW * _WINDOW
-    end = max((item.first + len(item.flux) for item in good), default=_WINDOW)
-    n_pixels = -(-(end - first) // _WINDOW) * _WINDOW
+    first, n_pixels = window(
+        min((item.first for item in good), default=0),
+        max((item.first + len(item.flux) for item in good), default=_WINDOW),
+    )
     flux = np.zeros((len(items), n_pixels), dtype=np.float32)
     ivar = np.zeros_like(flux)
     flags = np.zeros(len(items), dtype=np.uint32)

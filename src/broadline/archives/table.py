@@ -9,7 +9,7 @@ the file says otherwise (AIRORVAC 'air', VACUUM false, AIR true) or the user doe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,13 @@ __all__ = [
     "ARCHIVES",
     "NEVER",
     "SYNONYMS",
+    "complete",
     "in_reach",
     "is_air",
     "per_wavelength",
+    "reach",
     "read_table",
+    "roles_of",
     "stem",
     "unit_of",
 ]
@@ -63,15 +66,16 @@ _PER_WAVELENGTH = (
 # -- wavelengths, shared with the other archives -------------------------------------------------------------
 
 
-def _roles(names: Sequence[str]) -> dict[str, str]:
+def roles_of(names: Sequence[str]) -> dict[str, str]:
     """Return which of the columns called `names` is the wavelength, the flux, the ivar and the error."""
     known = {name.strip().lower(): name for name in reversed(names)}
     found = {kind: [known[name] for name in synonyms if name in known] for kind, synonyms in SYNONYMS.items()}
     return {kind: names[0] for kind, names in found.items() if names}
 
 
-def _complete(roles: Mapping[str, str]) -> bool:
-    return {"wavelength", "flux"} <= roles.keys() and bool({"ivar", "error"} & roles.keys())
+def complete(roles: Collection[str]) -> bool:
+    """Tell whether there is all that makes a spectrum."""
+    return {"wavelength", "flux"} <= set(roles) and not {"ivar", "error"}.isdisjoint(roles)
 
 
 def _fields(line: str) -> list[str]:
@@ -109,8 +113,8 @@ def _layout_of_text(lines: Sequence[str]) -> tuple[list[str], list[str], int, li
 def _recognise_text(head: Head) -> bool:
     lines = head.start.decode("utf-8", "replace").splitlines()
     names, row, _, _ = _layout_of_text(lines)
-    roles = _roles(names)
-    if not _complete(roles) or len(row) != len(names):
+    roles = roles_of(names)
+    if not complete(roles) or len(row) != len(names):
         return False
     values = dict(zip(names, row, strict=True))
     return all(_is_number(values[name]) for kind, name in roles.items() if kind in ("wavelength", "flux"))
@@ -120,18 +124,18 @@ def _recognise_parquet(head: Head) -> bool:
     from pyarrow import parquet, types
 
     schema = parquet.read_schema(head.path)
-    roles = _roles(schema.names)
-    return _complete(roles) and all(types.is_floating(schema.field(name).type) for name in roles.values())
+    roles = roles_of(schema.names)
+    return complete(roles) and all(types.is_floating(schema.field(name).type) for name in roles.values())
 
 
 def _spectrum_hdu(hdus: fits.HDUList) -> fits.BinTableHDU | None:
     """Return the first table whose columns are those of one spectrum: numbers, or arrays in a single row."""
     for hdu in hdus:
         if isinstance(hdu, fits.BinTableHDU):
-            roles = _roles(hdu.columns.names)
+            roles = roles_of(hdu.columns.names)
             formats = [hdu.columns[name].format for name in roles.values()]
             shape = r"\d*[DEIJK]" if hdu.header["NAXIS2"] == 1 else "1?[DEIJK]"
-            if _complete(roles) and all(re.fullmatch(shape, text) for text in formats):
+            if complete(roles) and all(re.fullmatch(shape, text) for text in formats):
                 return hdu
     return None
 
@@ -170,7 +174,7 @@ def _load_fits(path: Path) -> Table:
             tables = [table for table in hdus if isinstance(table, fits.BinTableHDU)]
             raise _lacking(path, [name for table in tables for name in table.columns.names])
         table = Table(meta={**hdus[0].header, **hdu.header})
-        for name in _roles(hdu.columns.names).values():
+        for name in roles_of(hdu.columns.names).values():
             table[name] = np.asarray(hdu.data[name]).ravel()
             table[name].unit = hdu.columns[name].unit
     return table
@@ -180,8 +184,8 @@ def _load_parquet(path: Path) -> Table:
     """Return the columns of a spectrum, with units and metadata where astropy wrote them."""
     from pyarrow import parquet
 
-    roles = _roles(parquet.read_schema(path).names)
-    if not _complete(roles):
+    roles = roles_of(parquet.read_schema(path).names)
+    if not complete(roles):
         raise _lacking(path, parquet.read_schema(path).names)
     columns = parquet.read_table(path, columns=list(roles.values()))
     notes = (columns.schema.metadata or {}).get(b"table_meta_yaml")  # not Table.read: that needs pandas
@@ -260,11 +264,16 @@ def _ratio(path: Path, unit: Any, wanted: Any) -> float:
     return float(unit.to(wanted))
 
 
-def in_reach(flux: NDArray[np.float64], ivar: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return flux and ivar in a unit that suits float32: in erg/s/cm2/A the inverse variance overflows."""
+def reach(flux: NDArray[Any], ivar: NDArray[Any]) -> float:
+    """Return the unit of flux, a power of ten, that suits float32: in erg/s/cm2/A the ivar overflows."""
     good = np.abs(flux[np.isfinite(flux) & (ivar > 0) & (flux != 0)])
     size = float(np.median(good)) if len(good) else 1.0
-    scale = 1.0 if 1e-6 < size < 1e6 else 10.0 ** np.floor(np.log10(size))
+    return 1.0 if 1e-6 < size < 1e6 else float(10.0 ** np.floor(np.log10(size)))
+
+
+def in_reach(flux: NDArray[np.float64], ivar: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return flux and ivar in the unit that `reach` finds."""
+    scale = reach(flux, ivar)
     return flux / scale, ivar * scale**2
 
 
@@ -301,8 +310,8 @@ def stem(path: Path) -> str:
 
 def _read_one_table(archive: str, path: Path, air: bool) -> Single | Spectra:
     table = _load(path)
-    roles = _roles(table.colnames)
-    if not _complete(roles):
+    roles = roles_of(table.colnames)
+    if not complete(roles):
         raise _lacking(path, table.colnames)
     if len(table) == 0:
         raise ReadError(path, "the table has no rows")

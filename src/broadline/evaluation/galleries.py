@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from broadline import archives
-from broadline.errors import UsageError
+from broadline.archives import pack
+from broadline.errors import ReadError, UsageError
 from broadline.evaluation.bal import annotated
 from broadline.evaluation.drawing import canvas, note_simulated, style
 from broadline.evaluation.sample import Sample
@@ -30,6 +31,7 @@ __all__ = ["Gallery", "galleries"]
 
 _COLUMN = 3  # spectra in a column
 _BATCH = 64
+_STORE = pack.ARCHIVES[0].name
 _LETTERS = 6.5  # points
 _HIGH_Z = 2.0
 
@@ -239,20 +241,21 @@ class _Files:
 
     study: Study
     inputs: Inputs
-    place: Mapping[str, int]  # of a source: number of its file
+    place: Mapping[str, tuple[Path, int]]  # of a source: its file, and the number of the one that is read
 
     @classmethod
     def of(cls, study: Study, paths: Sequence[str | Path]) -> _Files:
         sources = list(dict.fromkeys(study.source.tolist()))
         named = list(paths) or [source for source in sources if Path(source).is_file()]
         inputs = expand(named) if named else Inputs()
-        by_name: dict[str, list[int]] = {}
-        for i, (path, _) in enumerate(inputs.files):
-            by_name.setdefault(path.name, []).append(i)
+        by_name: dict[str, list[tuple[Path, int]]] = {}
+        for i, (path, kind) in enumerate(inputs.files):
+            for file in _packed(path) if kind == _STORE else [path]:
+                by_name.setdefault(file.name, []).append((file, i))
         place = {}
         for source in sources:
             alike = by_name.get(Path(source).name, [])
-            common = [_common(Path(source), inputs.files[i][0]) for i in alike]
+            common = [_common(Path(source), file) for file, _ in alike]
             if common and common.count(max(common)) == 1:
                 place[source] = alike[common.index(max(common))]
         if not place:
@@ -269,17 +272,17 @@ class _Files:
 
     def spectra(self, rows: Iterable[int]) -> dict[int, Spectra]:
         """Return the spectra of some rows of the study, each as a batch of one."""
-        wanted: dict[int, dict[int, int]] = {}
+        wanted: dict[str, dict[int, int]] = {}
         for row in sorted(rows):
-            of_file = wanted.setdefault(self.place[str(self.study.source[row])], {})
-            of_file[int(self.study.row[row])] = row
+            wanted.setdefault(str(self.study.source[row]), {})[int(self.study.row[row])] = row
         found: dict[int, Spectra] = {}
-        for number, of_file in wanted.items():
-            found |= self._read(number, of_file)
+        for source, of_file in wanted.items():
+            found |= self._read(source, of_file)
         return found
 
-    def _read(self, number: int, wanted: Mapping[int, int]) -> dict[int, Spectra]:
-        """Return spectra of one file: row of the file -> row of the study, for those wanted."""
+    def _read(self, source: str, wanted: Mapping[int, int]) -> dict[int, Spectra]:
+        """Return spectra of one source: its row -> row of the study, for those wanted."""
+        file, number = self.place[source]
         path, kind = self.inputs.files[number]
         paths, group = [path], archives.get(kind).group if kind != UNKNOWN else None
         if group is not None:  # files that are read as one spectrum
@@ -288,11 +291,20 @@ class _Files:
             ]
         found: dict[int, Spectra] = {}
         for batch in read_group(kind, paths, _BATCH, self.inputs.faults):
-            for i in np.flatnonzero(np.isin(batch.ids["ROW"], list(wanted))):
+            of_source = batch.ids["SOURCE"] == str(file) if kind == _STORE else True
+            for i in np.flatnonzero(np.isin(batch.ids["ROW"], list(wanted)) & of_source):
                 found[wanted[int(batch.ids["ROW"][i])]] = batch[i : i + 1]
             if len(found) == len(wanted):
                 break
         return found
+
+
+def _packed(shard: Path) -> list[Path]:
+    """Return the files whose spectra a shard holds."""
+    try:
+        return sorted(map(Path, pack.sources(shard)))
+    except ReadError:
+        return []  # what it held is not at hand
 
 
 def _common(one: Path, other: Path) -> int:

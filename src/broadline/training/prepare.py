@@ -1,17 +1,12 @@
 """Making a training set: represented spectra joined with the truth, written by worker processes.
 
-The files are described in `manifest`. What a unit of work wrote is recorded in a part of the manifest; a
-command that is given again goes on with the units that have no record.
+The files are described in `manifest`; `parts` lets a command that is given again go on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +21,7 @@ from broadline.errors import UsageError
 from broadline.files import write_aside
 from broadline.flags import UNCLASSIFIED
 from broadline.inputs import Inputs, expand, read_group
-from broadline.ordered import Workers
+from broadline.parts import Numbered, Record, claim, described, fill, recorded, tidy, write_json
 from broadline.pipeline import Unit, plan
 from broadline.representation import Representation, Represented
 from broadline.spectra import Spectra
@@ -42,12 +37,9 @@ from broadline.training.manifest import (
     shard_paths,
 )
 from broadline.truth import CLASSES, FIRM, QSO
-from broadline.workers import available_cores
-from broadline.workers import prepare as start_preparing
 
 __all__ = ["prepare"]
 
-_PARTS = ".parts"
 _BATCH = 256  # spectra read at a time: bounds the memory of a worker
 _SHARD = 16 << 20  # bytes; a unit of work begins a shard of its own
 _LARGEST = float(np.finfo(np.float16).max)
@@ -106,7 +98,9 @@ def prepare(
     units = list(enumerate(plan(inputs)))
     job = _Job(known, representation, folder, keep_ancillary or rest_is_other)
     try:
-        state = _claim(_request(inputs, tables, job), folder)
+        request = _request(inputs, tables, job)
+        fresh = {"format": FORMAT, "request": request, "finished": False, "counts": {}, "shards": []}
+        state = claim(folder, MANIFEST, "set", fresh, read_manifest)
         if not state["finished"]:
             try:
                 records = _represent(units, job, workers, on_unit)
@@ -114,9 +108,7 @@ def prepare(
                 _clear(folder)
                 raise
             _finish(state, job, records)
-        shutil.rmtree(folder / _PARTS, ignore_errors=True)
-        for path in folder.glob(".*.part"):
-            path.unlink()
+        tidy(folder)
     except OSError as error:
         raise UsageError(
             f"cannot write the set into {folder} ({error}); once this is mended the same command goes on"
@@ -130,13 +122,13 @@ class _Job(NamedTuple):
     folder: Path
     keep_ancillary: bool
 
-
-_Numbered = tuple[int, Unit]
+    def write(self, number: int, unit: Unit) -> Record:
+        """Write the shards of a unit; return its counts and their entries in the manifest."""
+        return _write_unit(number, unit, self)
 
 
 def _request(inputs: Inputs, tables: Sequence[Path], job: _Job) -> dict[str, Any]:
-    """Return what decides the bytes, as JSON types: files by name and size, wherever they lie."""
-    files = [(path.name, path.stat().st_size if path.exists() else 0, kind) for path, kind in inputs.files]
+    """Return what decides the bytes, as JSON types."""
     truth = []
     for path in tables:
         with path.open("rb") as stream:
@@ -144,7 +136,7 @@ def _request(inputs: Inputs, tables: Sequence[Path], job: _Job) -> dict[str, Any
         truth.append({"file": path.name, "sha256": digest})
     return {
         "version": __version__,
-        "spectra": {"files": len(files), "sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest()},
+        "spectra": described(inputs),
         "truth": truth,
         "rest_is_other": job.known.rest_is_other,
         "representation": job.representation.to_dict(),
@@ -152,83 +144,35 @@ def _request(inputs: Inputs, tables: Sequence[Path], job: _Job) -> dict[str, Any
     }
 
 
-def _claim(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the manifest of the set in a folder, which becomes this request's if it was empty."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MANIFEST
-    if path.exists():
-        state = read_manifest(folder)
-        if different := [name for name, value in request.items() if state["request"].get(name) != value]:
-            raise UsageError(
-                f"folder {folder} holds another set (not the same: {', '.join(different)}); give a new folder"
-            )
-        return state
-    if any(not entry.name.endswith(".part") for entry in folder.iterdir()):
-        raise UsageError(f"folder {folder} is not empty; give a new folder")
-    state = {"format": FORMAT, "request": request, "finished": False, "counts": {}, "shards": []}
-    _write_json(path, state)
-    return state
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_aside(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / _PARTS / f"{number:06d}.json"
-
-
 def _represent(
-    units: Sequence[_Numbered],
+    units: Sequence[Numbered],
     job: _Job,
     workers: int | None,
     on_unit: Callable[[Summary, float], None] | None,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Write the shards of all units that are not done; return the record of each unit."""
-    parts = job.folder / _PARTS
-    parts.mkdir(exist_ok=True)
-    waiting = [item for item in units if not _part(job.folder, item[0]).exists()]
-    total = sum(unit.n_bytes for _, unit in units) or 1
-    left = sum(unit.n_bytes for _, unit in waiting)
     summary = Summary()
-    records = {}
-    for number, _ in units:
-        if _part(job.folder, number).exists():
-            records[number] = json.loads(_part(job.folder, number).read_text())
-            summary.add(records[number]["counts"])
-    with closing(_write_units(waiting, job, workers)) as written:
-        for (number, unit), record in written:
-            records[number] = record
-            summary.add(record["counts"])
-            left -= unit.n_bytes
-            if on_unit:
-                on_unit(summary, 1 - left / total)
-    return [records[number] for number, _ in units]
+    known = recorded(job.folder)
+    for record in known.values():
+        summary.add(record["counts"])
 
+    def count(record: Record, fraction: float) -> None:
+        summary.add(record["counts"])
+        if on_unit:
+            on_unit(summary, fraction)
 
-def _write_units(
-    waiting: Sequence[_Numbered], job: _Job, workers: int | None
-) -> Generator[tuple[_Numbered, dict[str, Any]], None, None]:
-    n = min(workers or available_cores(), len(waiting))
-    if n <= 1:
-        yield from ((item, _write_unit(item, job)) for item in waiting)
-        return
-    context = start_preparing(["broadline.training.prepare", "broadline.archives"])
-    with Workers(context, waiting, _work, n, _start, (job,)) as results:
-        yield from results
+    return fill(units, known, job, workers, ["broadline.training.prepare", "broadline.archives"], count)
 
 
 def _clear(folder: Path) -> None:
     """Leave nothing of a set that cannot be."""
-    for pattern in ("values-*.npy", "truth-*.parquet", ".*.part", MANIFEST):
+    for pattern in ("values-*.npy", "truth-*.parquet", MANIFEST):
         for path in folder.glob(pattern):
             path.unlink()
-    shutil.rmtree(folder / _PARTS)
+    tidy(folder)
 
 
-def _finish(state: dict[str, Any], job: _Job, records: Sequence[dict[str, Any]]) -> None:
+def _finish(state: dict[str, Any], job: _Job, records: Sequence[Record]) -> None:
     """Complete the manifest; clear the folder if there is nothing to learn from."""
     folder = job.folder
     summary = Summary()
@@ -245,7 +189,7 @@ def _finish(state: dict[str, Any], job: _Job, records: Sequence[dict[str, Any]])
     objects = numbered(*(np.asarray(table[name]) for name in columns[1:]))
     digest = _write_array(folder / OBJECTS, objects)
     state |= {"finished": True, "counts": summary.to_dict(), "shards": shards, "objects": digest}
-    _write_json(folder / MANIFEST, state)
+    write_json(folder / MANIFEST, state)
 
 
 def _nothing_to_learn(summary: Summary, job: _Job) -> str | None:
@@ -272,23 +216,8 @@ def _nothing_to_learn(summary: Summary, job: _Job) -> str | None:
 
 # ---- in the workers
 
-_job: _Job | None = None
 
-
-def _start(job: _Job) -> None:
-    global _job
-    warnings.simplefilter("ignore")
-    _job = job
-
-
-def _work(item: _Numbered) -> dict[str, Any]:
-    assert _job is not None
-    return _write_unit(item, _job)
-
-
-def _write_unit(item: _Numbered, job: _Job) -> dict[str, Any]:
-    """Write the shards of a unit, then its record: what has a record is finished. Return the record."""
-    number, unit = item
+def _write_unit(number: int, unit: Unit, job: _Job) -> Record:
     summary = Summary()
     shards: list[dict[str, Any]] = []
     values: list[NDArray[np.float16]] = []
@@ -311,9 +240,7 @@ def _write_unit(item: _Numbered, job: _Job) -> dict[str, Any]:
         if sum(part.nbytes for part in values) >= _SHARD:
             close()
     close()
-    record = {"counts": summary.to_dict(), "shards": shards}
-    _write_json(_part(job.folder, number), record)
-    return record
+    return {"counts": summary.to_dict(), "shards": shards}
 
 
 def _choose(flags: NDArray[np.uint32], labels: Labels, job: _Job, summary: Summary) -> NDArray[np.int64]:
