@@ -120,7 +120,10 @@ class DaskEngine(Generic[Item, Result]):
 
         item, since = self._under_way.pop(future)
         if future.status == "finished":
-            worker, seconds, result = future.result()
+            try:
+                worker, seconds, result = future.result()
+            except Exception as error:  # it cannot be fetched any more
+                raise self._lost() from error
             return Outcome(item, result, None, seconds, worker)
         if future.status != "error":
             raise self._lost()

@@ -67,6 +67,15 @@ class ProgressBar:
         self.bar.update(self.task, description=unit.archive)
         self.show(summary.n_spectra, fraction)
 
+    def follow(self, unit: Unit, journal: Journal) -> None:
+        """Show that a unit of `runner.classify_folder` is done, which may have begun with many that were."""
+        rate = f"{journal.summary.n_spectra:,} spectra, {journal.rate:,.0f}/s"
+        fraction = journal.bytes_done / max(journal.n_bytes, 1)
+        change = (
+            self.bar.update if self.bar.tasks[0].completed else self.bar.reset
+        )  # time left is from here on
+        change(self.task, completed=fraction, description=unit.archive, rate=rate)
+
     def learn(self, state: Learnt) -> None:
         """Show loss and last validation; the end of an epoch, which has scores, is said on its own line."""
         if state.scores:
