@@ -127,10 +127,10 @@ class DaskEngine(Generic[Item, Result]):
             return Outcome(item, result, None, seconds, worker)
         if future.status != "error":
             raise self._lost()
-        error = future.exception()
-        if isinstance(error, KilledWorker):
-            error = LostError("its worker was killed, or did not end in time, wherever it was tried")
-        return Outcome(item, None, error, time.monotonic() - since, "")
+        raised = future.exception()
+        if isinstance(raised, KilledWorker):
+            raised = LostError("its worker was killed, or did not end in time, wherever it was tried")
+        return Outcome(item, None, raised, time.monotonic() - since, "")
 
     def _lost(self) -> BroadlineError:
         return BroadlineError(f"the scheduler {self._cluster} was lost; give the command again to go on")

@@ -70,11 +70,9 @@ class ProgressBar:
     def follow(self, unit: Unit, journal: Journal) -> None:
         """Show that a unit of `runner.classify_folder` is done, which may have begun with many that were."""
         rate = f"{journal.summary.n_spectra:,} spectra, {journal.rate:,.0f}/s"
-        fraction = journal.bytes_done / max(journal.n_bytes, 1)
-        change = (
-            self.bar.update if self.bar.tasks[0].completed else self.bar.reset
-        )  # time left is from here on
-        change(self.task, completed=fraction, description=unit.archive, rate=rate)
+        if not self.bar.tasks[0].completed:  # time left is reckoned from here on
+            self.bar.reset(self.task, total=journal.n_bytes, completed=journal.bytes_done)
+        self.bar.update(self.task, completed=journal.bytes_done, description=unit.archive, rate=rate)
 
     def learn(self, state: Learnt) -> None:
         """Show loss and last validation; the end of an epoch, which has scores, is said on its own line."""
