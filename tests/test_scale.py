@@ -29,7 +29,8 @@ from broadline.attempts import Task
 from broadline.errors import BroadlineError, UsageError
 from broadline.flags import Flag
 from broadline.folder import CatalogueFolder
-from broadline.pipeline import ModelChoice, Summary, Unit, classify
+from broadline.journal import Journal
+from broadline.pipeline import ModelChoice, Unit, classify
 from broadline.runner import Done, PartWriter, classify_folder, merge
 from conftest import Answer
 from files import observed, quasar, star, write_plate, write_spec
@@ -104,12 +105,13 @@ class StopError(Exception):
     """What ends a run in the middle, in these tests."""
 
 
-def after(n: int) -> Callable[[Unit, Summary, float], None]:
+def after(n: int) -> Callable[[Unit, Journal], None]:
     """Something to be told of units that ends the run at the n-th."""
     seen: list[Unit] = []
 
-    def on_unit(unit: Unit, summary: Summary, fraction: float) -> None:
+    def on_unit(unit: Unit, journal: Journal) -> None:
         seen.append(unit)
+        assert journal.units_done >= len(seen)
         if len(seen) == n:
             raise StopError
 
@@ -701,6 +703,8 @@ def test_requests_that_cannot_be_met(
     assert answer.code == 2
     (line,) = answer.err.splitlines()
     assert message in line
+    answer = command("classify", "nosuch.fits", "-o", "new", "--model", tiny_model)
+    assert answer.code == 2 and not Path("new").exists()
 
 
 def test_a_dry_run_tells_what_there_is_and_writes_nothing(

@@ -133,7 +133,7 @@ def _classify_folder(
                 stall=stall,
                 cluster=cluster,
                 on_inputs=progress.start,
-                on_unit=progress.advance,
+                on_unit=progress.follow,
             )
         except KeyboardInterrupt:
             raise StoppedError(f"interrupted; the same command goes on in {folder}") from None

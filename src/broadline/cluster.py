@@ -120,14 +120,17 @@ class DaskEngine(Generic[Item, Result]):
 
         item, since = self._under_way.pop(future)
         if future.status == "finished":
-            worker, seconds, result = future.result()
+            try:
+                worker, seconds, result = future.result()
+            except Exception as error:  # it cannot be fetched any more
+                raise self._lost() from error
             return Outcome(item, result, None, seconds, worker)
         if future.status != "error":
             raise self._lost()
-        error = future.exception()
-        if isinstance(error, KilledWorker):
-            error = LostError("its worker was killed, or did not end in time, wherever it was tried")
-        return Outcome(item, None, error, time.monotonic() - since, "")
+        raised = future.exception()
+        if isinstance(raised, KilledWorker):
+            raised = LostError("its worker was killed, or did not end in time, wherever it was tried")
+        return Outcome(item, None, raised, time.monotonic() - since, "")
 
     def _lost(self) -> BroadlineError:
         return BroadlineError(f"the scheduler {self._cluster} was lost; give the command again to go on")

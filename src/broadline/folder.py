@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -146,6 +147,7 @@ class CatalogueFolder:
                 raise UsageError(
                     f"folder {self.path} holds other things ({other[0]}, ...); give a new folder or a file"
                 )
+        new = not self.path.exists()
         (self.path / "parts").mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as lock:
             try:
@@ -156,7 +158,11 @@ class CatalogueFolder:
                 raise UsageError(
                     f"another command is at work in {self.path}; wait for it, or give another folder"
                 ) from error
-            yield
+            try:
+                yield
+            finally:
+                if new and not (self.path / "request.json").exists():  # it came to nothing
+                    shutil.rmtree(self.path, ignore_errors=True)
 
     # ---- what was asked
 

@@ -262,9 +262,9 @@ class Classifier:
         return None if task.probe else result
 
 
-def worker_context(choice: ModelChoice) -> BaseContext:
-    """Return how worker processes that classify are started."""
-    needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime"]
+def worker_context(choice: ModelChoice, *modules: str) -> BaseContext:
+    """Return how worker processes that classify are started, with further modules that they need."""
+    needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime", *modules]
     return prepare(needed + ["broadline.networks.quasarnet"] * (choice.precision != "fp32"))
 
 

@@ -67,6 +67,13 @@ class ProgressBar:
         self.bar.update(self.task, description=unit.archive)
         self.show(summary.n_spectra, fraction)
 
+    def follow(self, unit: Unit, journal: Journal) -> None:
+        """Show that a unit of `runner.classify_folder` is done, which may have begun with many that were."""
+        rate = f"{journal.summary.n_spectra:,} spectra, {journal.rate:,.0f}/s"
+        if not self.bar.tasks[0].completed:  # time left is reckoned from here on
+            self.bar.reset(self.task, total=journal.n_bytes, completed=journal.bytes_done)
+        self.bar.update(self.task, completed=journal.bytes_done, description=unit.archive, rate=rate)
+
     def learn(self, state: Learnt) -> None:
         """Show loss and last validation; the end of an epoch, which has scores, is said on its own line."""
         if state.scores:

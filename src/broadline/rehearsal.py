@@ -12,7 +12,7 @@ import numpy as np
 
 from broadline.attempts import Task
 from broadline.inputs import expand
-from broadline.pipeline import Classifier, ModelChoice, Unit, plan, threads_for, worker_context
+from broadline.pipeline import STALL, Classifier, ModelChoice, Unit, plan, threads_for, worker_context
 from broadline.workers import Pool, available_cores
 
 __all__ = ["Rehearsal", "Share", "rehearse"]
@@ -103,7 +103,8 @@ def rehearse(
         share.n_bytes += unit.n_bytes
     workers = min(workers or available_cores(), len(units))
     arguments = (choice, threads_for(workers), batch)
-    with Pool[Task[Unit], object](worker_context(choice), Classifier, arguments, workers) as pool:
+    context = worker_context(choice)
+    with Pool[Task[Unit], object](context, Classifier, arguments, workers, STALL) as pool:
         waiting = _sample(units)
         upcoming = next(waiting, None)
         under_way, end = 0, time.monotonic() + _SECONDS

@@ -61,7 +61,7 @@ def classify_folder(
     stall: float = STALL,
     cluster: str | None = None,
     on_inputs: Callable[[Inputs, Model], None] | None = None,
-    on_unit: Callable[[Unit, Summary, float], None] | None = None,
+    on_unit: Callable[[Unit, Journal], None] | None = None,
 ) -> Done:
     """Classify all spectra behind some names into a catalogue folder, or go on with one.
 
@@ -84,7 +84,7 @@ def classify_folder(
         ``tcp://HOST:PORT`` of a Dask scheduler, or ``local[:N]`` for one of N workers here, instead of worker
         processes.
     on_inputs, on_unit : callable, optional
-        As `pipeline.classify`.
+        Told what was found, if the folder is new, and after each unit what was done.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def classify_folder(
             return Done(summary, None)
         if cluster and "://" in cluster and held["request"]["directory"] is not None:
             raise UsageError("workers of a cluster may run in another folder; give absolute names of spectra")
-        return _run(folder, held["request"], choice, _Means(workers, batch, stall, cluster), on_unit)
+        return _run(folder, choice, _Means(workers, batch, stall, cluster), on_unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,9 @@ def _request(
 
 def _run(
     folder: CatalogueFolder,
-    request: dict[str, Any],
     choice: ModelChoice,
     means: _Means,
-    on_unit: Callable[[Unit, Summary, float], None] | None,
+    on_unit: Callable[[Unit, Journal], None] | None,
 ) -> Done:
     """Do all units that have no part yet, then write the manifest."""
     sizes = folder.unit_bytes()
@@ -156,7 +155,7 @@ def _run(
                     records[number] = record
                     journal.add(int(sizes[number]), record.counts)
                     if on_unit:
-                        on_unit(unit, journal.summary, journal.bytes_done / max(journal.n_bytes, 1))
+                        on_unit(unit, journal)
         summary = folder.finish(records)
     return Done(summary, journal)
 
@@ -174,7 +173,7 @@ def _engine(
         return DaskEngine(means.cluster, PartWriter, (folder, ours, 1, means.batch, seen), means.stall)
     workers = min(means.workers or available_cores(), n_units)
     arguments = (folder, ours, threads_for(workers), means.batch, seen)
-    return Pool(worker_context(choice), PartWriter, arguments, workers, means.stall)
+    return Pool(worker_context(choice, "broadline.runner"), PartWriter, arguments, workers, means.stall)
 
 
 class PartWriter:
