@@ -105,7 +105,7 @@ def learn(
         model is not one that can be tuned (`tuning_preset`); or the folder holds something else.
     """
     how = tuning_preset(start, preset, epochs)
-    _refuse_useless(verdicts)
+    n_verdicts = _checked(verdicts)
     rehearsal = rehearsal_of(how)
     digest = hashlib.sha256(verdicts.read_bytes()).hexdigest()
     request = {
@@ -136,7 +136,7 @@ def learn(
         tuned = tune(start, how, whole, parts, rehearsal, folder, about, seed, precision, on_step)
         gains, tried = compared(start, tuned.model, whole, parts, rehearsal)
         worse = setbacks(tried)
-        said = _said(tuned.note, summary, parts, gains, tried, worse)
+        said = _said(tuned.note, n_verdicts, summary, parts, gains, tried, worse)
         if not worse:
             write_aside(folder / _MODEL, tuned.model.content)
         write_aside(folder / _TEXT, said.encode())
@@ -154,8 +154,8 @@ def learn(
     return _finished(folder)
 
 
-def _refuse_useless(path: Path) -> None:
-    """Refuse verdicts that teach nothing, before any spectrum is read."""
+def _checked(path: Path) -> int:
+    """Return how many verdicts there are; refuse those that teach nothing, before any spectrum is read."""
     truth = read_truth_table(path)
     firm = truth.confidence == FIRM
     if not firm.any():
@@ -164,6 +164,7 @@ def _refuse_useless(path: Path) -> None:
             "which you are sure"
         )
     refuse_one_sided(str(path), truth.kind[firm & ~truth.control] == QSO)
+    return len(truth)
 
 
 def _claim(folder: Path, request: dict[str, Any]) -> None:
@@ -220,6 +221,7 @@ def compared(
 
 def _said(
     note: str,
+    n_verdicts: int,
     summary: Summary,
     parts: Parts,
     gains: dict[str, Gain],
@@ -228,8 +230,9 @@ def _said(
 ) -> str:
     """Return what to tell of a run."""
     lines = [
-        f"verdicts on {len(summary):,} spectra, {summary.n_doubtful:,} of them not firm and left out; "
-        f"{len(parts.learnt):,} learnt from, {len(parts.stopping):,} to stop and calibrate",
+        f"{n_verdicts:,} verdicts, of {len(summary):,} of the spectra; {summary.n_doubtful:,} not firm, "
+        f"{len(parts.control):,} of a control sample, {len(parts.learnt):,} learnt from, "
+        f"{len(parts.stopping):,} to stop and calibrate",
         note,
     ]
     for name, each in gains.items():

@@ -18,6 +18,7 @@ from broadline.lines import QUASARNET_LINES
 from broadline.model import Model, save_model
 from broadline.networks.architecture import QuasarNETConfig
 from broadline.networks.graph import parameters_of
+from broadline.recipe import Recipe
 from broadline.simulation.inspection import VISUAL_SCATTER
 from broadline.training.calibrate import deflated, findings, implied
 from broadline.training.dataset import PreparedSet
@@ -43,15 +44,16 @@ __all__ = [
 
 #: How a model is tuned: learning rate relative to that of its training, epochs at most, epochs without a
 #: better validation, steps of an epoch at least.
-RATE, EPOCHS, PATIENCE, SHORTEST = 0.1, 10, 2, 30
+RATE, EPOCHS, PATIENCE, SHORTEST = 0.1, 10, 3, 30
 #: Of the verdicts: what says when to stop and is calibrated on, and what tells the gain.
 SIZES = Sizes(validation=0.15, test=0.2)
-#: Held-out verdicts, and quasars and others among them, below which the calibration of the start is kept.
+#: Spectra to calibrate on, and quasars and others among them, below which that is left.
 ENOUGH, ENOUGH_OF_A_KIND = 300, 50
 #: The file of the model that comes of it.
 CANDIDATE = "candidate.onnx"
-# Rehearsed spectra that say when to stop: as many as verdicts, within these.
-_STOPPING = (2048, 10_240)
+# Rehearsed spectra that say when to stop: as many as verdicts, within these; and to calibrate on where there
+# are too few verdicts.
+_STOPPING, _CALIBRATING = (2048, 10_240), 5000
 
 
 class Parts(NamedTuple):
@@ -271,28 +273,37 @@ def _card(start: Model, about: str, parts: Parts, rehearsal: Rehearsal) -> dict[
 def _calibrated(
     start: Model, candidate: Model, held_out: PreparedSet, rehearsal: Rehearsal, folder: Path
 ) -> Tuned:
-    """Calibrate a candidate on held-out verdicts and as many rehearsed spectra, if there are enough."""
-    quasar = held_out.columns["CLASS"][held_out.rows] == QSO
-    fewest = min(int(quasar.sum()), int((~quasar).sum()))
+    """Calibrate a candidate on what it has not learnt from.
+
+    On held-out verdicts and as many rehearsed spectra, or where there are too few verdicts on rehearsed ones
+    alone: its confidences are others than those that the start's calibration and thresholds are for.
+    """
     recipe = replace(candidate.recipe, calibration=start.recipe.calibration, rule=start.rule)
     if not start.recipe.finders.sigma:
-        note = (
-            f"the network tells no errors, so that nothing is calibrated: c_th is {start.rule.c_th:g} still"
-        )
-    elif len(held_out) < ENOUGH or fewest < ENOUGH_OF_A_KIND:
-        note = (
-            f"probabilities, errors and thresholds are calibrated as they were: {len(held_out):,} verdicts "
-            f"were held out for that, {fewest:,} of the rarer kind: too few, {ENOUGH} and {ENOUGH_OF_A_KIND} "
-            "are needed"
-        )
-    else:
-        if not start.recipe.calibration:
-            candidate = deflated(candidate)
-        on = f"{len(held_out):,} held-out verdicts and as many rehearsed spectra"
-        found = findings(candidate, chain(held_out.ordered(), rehearsal.calibrating(len(held_out))))
-        calibration, rule = implied(found, on, VISUAL_SCATTER)
-        recipe = replace(recipe, calibration=calibration, rule=rule)
-        note = f"calibrated anew on {on}: c_th {rule.c_th:g}, of BAL {rule.c_th_bal:g}"
+        note = f"the network tells no errors: nothing is calibrated, and c_th stays {start.rule.c_th:g}"
+        return _saved(candidate, recipe, note, folder)
+    if not start.recipe.calibration:
+        candidate = deflated(candidate)
+    n, enough = len(held_out), _enough(held_out.columns["CLASS"][held_out.rows] == QSO)
+    kept = rehearsal.calibrating(n if enough else _CALIBRATING)
+    found = findings(candidate, chain(held_out.ordered(), kept) if enough else kept)
+    if not _enough(np.isfinite(found.truth)):
+        note = f"calibrated as the start: {len(found.truth):,} held-out spectra are too few"
+        return _saved(candidate, recipe, note, folder)
+    on = f"{len(found.truth):,} rehearsed spectra, as {n:,} held-out verdicts are too few"
+    if enough:
+        on = f"{n:,} held-out verdicts and {len(found.truth) - n:,} rehearsed spectra"
+    calibration, rule = implied(found, on, VISUAL_SCATTER)
+    note = f"calibrated on {on}: c_th {rule.c_th:g}, of BAL {rule.c_th_bal:g}"
+    return _saved(candidate, replace(recipe, calibration=calibration, rule=rule), note, folder)
+
+
+def _enough(quasar: NDArray[np.bool_]) -> bool:
+    fewest = min(int(quasar.sum()), int((~quasar).sum()))
+    return len(quasar) >= ENOUGH and fewest >= ENOUGH_OF_A_KIND
+
+
+def _saved(candidate: Model, recipe: Recipe, note: str, folder: Path) -> Tuned:
     recipe = replace(recipe, card=recipe.card | {"calibrated_on": note})
     path = save_model(folder / CANDIDATE, recipe, parameters_of(candidate.content))
     return Tuned(Model(path.read_bytes()), note)
