@@ -118,10 +118,10 @@ class Experiment:
         if not done.exists():
             library = build_library(self.options.n_start, TRAINING, SEEDS["start"])
             data = Simulated(library, self.preset, 1, BOSS)
-            path = fit(self.preset, data, self.rehearsal.stopping(2048), folder, precision="fp32")
+            path = fit(self.preset, data, self.rehearsal.stopping(), folder, precision="fp32")
             model = deflated(Model(path.read_bytes()))
-            found = findings(model, self.rehearsal.calibrating(5000))
-            calibration, rule = implied(found, "5,000 simulated BOSS targets", VISUAL_SCATTER)
+            found = findings(model, self.rehearsal.calibrating())
+            calibration, rule = implied(found, "simulated BOSS targets", VISUAL_SCATTER)
             calibrated(model, calibration, rule, done, {})
         return Model(done.read_bytes())
 

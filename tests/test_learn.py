@@ -372,7 +372,7 @@ def test_it_is_calibrated_on_held_out_verdicts_too_if_there_are_enough_of_them(
     monkeypatch.setattr(tune, "ENOUGH_OF_A_KIND", 30)
     enough = recipe("enough")
     on = "90 held-out verdicts and 90 rehearsed spectra"
-    assert enough.calibration and enough.calibration.fitted_on == on and len(seen) == 180
+    assert enough.calibration and enough.calibration.fitted_on == on and len(seen) == 90 + 90
     whole = tune.open_verdicts(tmp_path / "enough" / "set", PRESET)
     assert seen[:90] == tune.divided(whole).stopping.tolist()
     assert enough.calibration.qso != few.calibration.qso != start.calibration.qso
@@ -496,12 +496,12 @@ def test_of_a_set_nothing_is_compared_on_that_was_learnt_from_or_stopped_by(worl
     split = read_splits(world.split, whole.columns["OBJECT"])[0]
     kept = rehearsal.FromSet(whole, split)
     assert kept.learnt.tolist() == split.training.tolist()
-    stopping = np.concatenate([batch.ids for batch in kept.stopping(10_000)])
-    calibrating = np.concatenate([batch.ids for batch in kept.calibrating(10_000)])
+    stopping = np.concatenate([batch.ids for batch in kept.stopping()])
+    calibrating = np.concatenate([batch.ids for batch in kept.calibrating()])
     reference = np.concatenate([batch.ids for batch, _ in kept.reference()])
     together = np.concatenate([stopping, calibrating, reference])
     assert sorted(together) == split.validation.tolist()
-    assert len(np.concatenate([batch.ids for batch in kept.stopping(50)])) == 50
+    assert len(np.concatenate([batch.ids for batch in kept.calibrating(50)])) == 50
 
 
 # ---- bad input

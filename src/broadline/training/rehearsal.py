@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ Annotated = Iterable[tuple[Examples, Mapping[str, NDArray[Any]]]]
 
 # Clean simulated spectra to rehearse, each seen with new noise at every visit; and to be compared on.
 _LIBRARY, _REFERENCE = 20_000, 10_000
+# Spectra that say when to stop, and at most to calibrate on, simulated or not.
+_STOPPED_BY, _CALIBRATED_ON = 2048, 5000
 # Libraries differ by these seeds, from those of trainings (`run`) too: rehearsal, stopping, calibration,
 # reference.
 _SEEDS = (2_000_001, 2_400_001, 2_600_001, 2_800_001)
@@ -53,11 +56,11 @@ class Rehearsal(Protocol):
         """Return what is learnt again, in batches of this size."""
         ...
 
-    def stopping(self, n: int) -> list[Examples]:
-        """Return some `n` spectra that say when to stop, or as many as there are."""
+    def stopping(self) -> list[Examples]:
+        """Return some held-out spectra that say when to stop."""
         ...
 
-    def calibrating(self, n: int) -> Iterator[Examples]:
+    def calibrating(self, n: int | None = None) -> Iterator[Examples]:
         """Return some `n` others to calibrate on, or as many as there are."""
         ...
 
@@ -103,20 +106,27 @@ class FromSimulation:
     def _rehearsed(self) -> Library:
         return self._library(_LIBRARY, 0)
 
-    def stopping(self, n: int) -> list[Examples]:
-        """Return some `n` spectra that say when to stop, in whole batches, and at least one."""
-        batch = self.preset.batch
-        library = self._library(max(n // batch, 1) * batch, 1)
-        return list(self._seen(library, batch, 1).epoch(0))
+    def stopping(self) -> list[Examples]:
+        """Return some held-out spectra that say when to stop."""
+        return list(self._seen(self._stopped_by, self.preset.batch, 1).epoch(0))
 
-    def calibrating(self, n: int) -> Iterator[Examples]:
+    @cached_property
+    def _stopped_by(self) -> Library:
+        return self._library(_STOPPED_BY, 1)
+
+    def calibrating(self, n: int | None = None) -> Iterator[Examples]:
         """Return some `n` BOSS targets with redshifts as annotated, as all trainings are calibrated on."""
-        batch = self.preset.batch
+        library, boss = self._calibrated_on, {"boss": 1.0}
+        seen = Simulated(library, self.preset, self.seed, boss, like_training=False, annotated=True)
+        batches = None if n is None else max(1, n // self.preset.batch)
+        return islice(seen.epoch(0), batches)
+
+    @cached_property
+    def _calibrated_on(self) -> Library:
         recipe = replace(RECIPES["boss"], repeats=0.0, dead=0.0)
-        size = max(n // batch, 1) * batch
-        library = build_library(size, recipe, self.seed + _SEEDS[2], self.templates, training_mix=False)
-        seen = Simulated(library, self.preset, self.seed, {"boss": 1.0}, like_training=False, annotated=True)
-        return seen.epoch(0)
+        return build_library(
+            _CALIBRATED_ON, recipe, self.seed + _SEEDS[2], self.templates, training_mix=False
+        )
 
     def reference(self) -> Annotated:
         """Return the reference, each spectrum once."""
@@ -176,13 +186,13 @@ class FromSet:
         """Return what is learnt again, in batches of this size."""
         return in_batches(self.whole.subset(self.learnt, self.seed), batch)
 
-    def stopping(self, n: int) -> list[Examples]:
-        """Return some `n` held-out spectra that say when to stop."""
-        return list(self._some(self._stopping, n).ordered())
+    def stopping(self) -> list[Examples]:
+        """Return some held-out spectra that say when to stop."""
+        return list(self._some(self._stopping, _STOPPED_BY).ordered())
 
-    def calibrating(self, n: int) -> Iterator[Examples]:
-        """Return some `n` held-out spectra to calibrate on."""
-        return self._some(self._calibrating, n).ordered()
+    def calibrating(self, n: int | None = None) -> Iterator[Examples]:
+        """Return some `n` held-out spectra to calibrate on, or as many as there are."""
+        return self._some(self._calibrating, min(n or _CALIBRATED_ON, _CALIBRATED_ON)).ordered()
 
     def reference(self) -> Annotated:
         """Return the rest of the held-out spectra, or enough of them."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,9 +50,6 @@ SIZES = Sizes(validation=0.15, test=0.2)
 ENOUGH, ENOUGH_OF_A_KIND = 300, 50
 #: The file of the model that comes of it.
 CANDIDATE = "candidate.onnx"
-# Rehearsed spectra that say when to stop: as many as verdicts, within these; and to calibrate on where there
-# are too few verdicts.
-_STOPPING, _CALIBRATING = (2048, 10_240), 5000
 
 
 class Parts(NamedTuple):
@@ -234,15 +230,13 @@ def tune(
         As `fit` takes them.
     """
     learnt, stopping = (verdicts.subset(rows, seed) for rows in (parts.learnt, parts.stopping))
-    fewest, most = _STOPPING
-    n = min(max(len(stopping), fewest), most)
     fingerprint = hashlib.sha256(f"{verdicts.sha256} {rehearsal.about}".encode())
     for rows in parts:
         fingerprint.update(rows.astype("<i8").tobytes() + b";")
     path = fit(
         preset,
         Mixed(learnt, rehearsal, preset.batch, SHORTEST),
-        [*stopping.ordered(), *rehearsal.stopping(n)],
+        [*stopping.ordered(), *rehearsal.stopping()],
         folder / "tuning",
         seed=seed,
         precision=precision,
@@ -282,18 +276,19 @@ def _calibrated(
     if not start.recipe.finders.sigma:
         note = f"the network tells no errors: nothing is calibrated, and c_th stays {start.rule.c_th:g}"
         return _saved(candidate, recipe, note, folder)
+    n, enough = len(held_out), _enough(held_out.columns["CLASS"][held_out.rows] == QSO)
+    kept = list(rehearsal.calibrating(n if enough else None))
+    examples = [*held_out.ordered(), *kept] if enough else kept
+    quasar = np.isfinite(np.concatenate([np.empty(0), *(batch.z for batch in examples)]))
+    if not _enough(quasar):
+        note = f"calibrated as the start: {len(quasar):,} held-out spectra are too few"
+        return _saved(candidate, recipe, note, folder)
+    on = f"{len(quasar):,} rehearsed spectra, as {n:,} held-out verdicts are too few"
+    if enough:
+        on = f"{n:,} held-out verdicts and {len(quasar) - n:,} rehearsed spectra"
     if not start.recipe.calibration:
         candidate = deflated(candidate)
-    n, enough = len(held_out), _enough(held_out.columns["CLASS"][held_out.rows] == QSO)
-    kept = rehearsal.calibrating(n if enough else _CALIBRATING)
-    found = findings(candidate, chain(held_out.ordered(), kept) if enough else kept)
-    if not _enough(np.isfinite(found.truth)):
-        note = f"calibrated as the start: {len(found.truth):,} held-out spectra are too few"
-        return _saved(candidate, recipe, note, folder)
-    on = f"{len(found.truth):,} rehearsed spectra, as {n:,} held-out verdicts are too few"
-    if enough:
-        on = f"{n:,} held-out verdicts and {len(found.truth) - n:,} rehearsed spectra"
-    calibration, rule = implied(found, on, VISUAL_SCATTER)
+    calibration, rule = implied(findings(candidate, examples), on, VISUAL_SCATTER)
     note = f"calibrated on {on}: c_th {rule.c_th:g}, of BAL {rule.c_th_bal:g}"
     return _saved(candidate, replace(recipe, calibration=calibration, rule=rule), note, folder)
 
