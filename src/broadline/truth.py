@@ -27,6 +27,7 @@ from broadline.truth_layouts import (
     Columns,
     Labels,
     Layout,
+    in_control_sample,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ _I_BAND = 3  # of PSFMAG, which has ugriz
 _FAINTEST = 40.0  # of magnitudes that can be meant
 
 _KNOWN = COLUMNS.union(*_NAMES.values(), *_PLACES, _OTHER_Z, {"PSFMAG"})
-_TEXT = frozenset({"OBJID", "CLASS", "TRUE_CLASS", "SPECTYPE", "DESIGNATION", "SOURCE_Z"})
+_TEXT = frozenset({"OBJID", "CLASS", "TRUE_CLASS", "SPECTYPE", "DESIGNATION", "SOURCE_Z", "QUEUE"})
 # What is taken if it is there and can be used.
 _SPARE = frozenset({"PSFMAG"}).union(*_PLACES, _OTHER_Z) - COLUMNS
 
@@ -139,6 +140,8 @@ class Truth:
         counts as an object of its own, with a number that follows from its name, unless that is a text.
     ancillary : ndarray of bool, shape (n,)
         Targeted by an ancillary programme.
+    control : ndarray of bool, shape (n,)
+        Inspected because it was drawn at random (`truth_layouts.in_control_sample`).
     n_repeated : int
         Rows left out because another one for the same spectrum is as confident or more so.
     rated : bool
@@ -164,6 +167,7 @@ class Truth:
     balnicity: NDArray[np.float32]
     object: NDArray[np.int64]
     ancillary: NDArray[np.bool_]
+    control: NDArray[np.bool_]
     n_repeated: int = 0
     rated: bool = True
     simulated: bool = False
@@ -332,6 +336,7 @@ def _sorted(path: Path, layout: Layout, columns: Columns, labels: Labels, simula
         labels.balnicity[rows].astype(np.float32),
         thing,
         np.asarray(labels.ancillary, dtype=bool)[rows],
+        in_control_sample(columns)[rows],
         n_repeated=len(order) - len(first),
         rated=labels.confidence is not None,
         simulated=simulated,

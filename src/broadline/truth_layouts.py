@@ -24,6 +24,7 @@ __all__ = [
     "Columns",
     "Labels",
     "Layout",
+    "in_control_sample",
 ]
 
 #: Classes, as numbered in `Truth.kind`. "" was not inspected, or not identified; OTHER is known to be none
@@ -281,8 +282,16 @@ LAYOUTS: tuple[Layout, ...] = (
 _OPTIONAL = ("THING_ID", "BAL_FLAG_VI", "BAL_FLAG", "BI_CIV", "Z_CONF", "ZWARNING")
 _DRAWN = ("IS_QSO_10K", "Z_10K", "Z_CONF_10K")
 _PROGRAMMES = ("ANCILLARY", "ANCILLARY_TARGET1", "ANCILLARY_TARGET2")
+_QUEUE, _CONTROL = "QUEUE", "control"
 #: All columns that any layout looks at, needed or not.
-COLUMNS = frozenset().union(*(layout.needs for layout in LAYOUTS), _OPTIONAL, _DRAWN, _PROGRAMMES)
+COLUMNS = frozenset().union(*(layout.needs for layout in LAYOUTS), _OPTIONAL, _DRAWN, _PROGRAMMES, {_QUEUE})
+
+
+def in_control_sample(columns: Columns) -> NDArray[np.bool_]:
+    """Return which rows an inspector was shown because they were drawn at random: QUEUE names "control"."""
+    if _QUEUE not in columns:
+        return np.zeros(len(next(iter(columns.values()))), dtype=bool)
+    return np.asarray(np.strings.find(np.strings.lower(columns[_QUEUE].astype(str)), _CONTROL) >= 0)
 
 
 def _or(columns: Columns, name: str, missing: float) -> NDArray[Any]:

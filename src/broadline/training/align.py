@@ -21,7 +21,7 @@ from broadline.training.simulated import Examples
 if TYPE_CHECKING:
     from broadline.training.fit import TrainingData
 
-__all__ = ["Aligned", "Cycled", "Pair", "aligned", "coral"]
+__all__ = ["Aligned", "Cycled", "Pair", "aligned", "coral", "joined"]
 
 
 # ---- the distance
@@ -171,7 +171,7 @@ class Pair:
                 theirs = theirs._replace(ids=~theirs.ids)
                 for rows in (slice(half), slice(half, self.batch))[:left]:
                     left -= 1
-                    yield _joined(_part(ours, rows), _part(theirs, rows))
+                    yield joined(_part(ours, rows), _part(theirs, rows))
 
 
 def _part(batch: Examples, rows: slice) -> Examples:
@@ -179,7 +179,8 @@ def _part(batch: Examples, rows: slice) -> Examples:
     return Examples(batch.x[rows], y, batch.z[rows], batch.firm[rows], batch.bal[rows], batch.ids[rows])
 
 
-def _joined(first: Examples, second: Examples) -> Examples:
+def joined(first: Examples, second: Examples) -> Examples:
+    """Return two batches as one."""
     y = Targets(*(torch.cat(parts) for parts in zip(first.targets, second.targets, strict=True)))
     return Examples(
         torch.cat([first.x, second.x]),

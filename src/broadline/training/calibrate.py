@@ -25,6 +25,8 @@ __all__ = [
     "even_threshold",
     "findings",
     "fit_calibration",
+    "implied",
+    "inflated",
 ]
 
 _RIDGE = 1e-3  # keeps coefficients of features that never vary at 0
@@ -176,10 +178,20 @@ def deflated(model: Model) -> Model:
 
     What the loss adds to their logits (`objective.inflation`) is taken off the biases.
     """
+    return _shifted(model, -inflation(model.recipe.finders))
+
+
+def inflated(model: Model) -> Model:
+    """Return the model as the loss wants it: the inverse of `deflated`."""
+    return _shifted(model, inflation(model.recipe.finders))
+
+
+def _shifted(model: Model, by: float) -> Model:
+    """Return the model with something added to the logits of confidences in emission lines."""
     parameters = dict(parameters_of(model.content))
     shape = (model.recipe.finders.n_lines, model.recipe.finders.n_boxes)
     bias = parameters["confidence.bias"].reshape(shape).copy()
-    bias[[not line.bal for line in model.lines]] -= np.float32(inflation(model.recipe.finders))
+    bias[[not line.bal for line in model.lines]] += np.float32(by)
     parameters["confidence.bias"] = bias.reshape(-1)
     return Model(serialise(model.recipe, parameters))
 
@@ -207,6 +219,14 @@ def bal_threshold(found: Findings) -> float:
     missed = np.searchsorted(absorbed, absorbed) / len(absorbed)
     called = 1 - np.searchsorted(others, absorbed) / len(others)
     return float(absorbed[np.argmax(3 * missed >= 2 * called)])
+
+
+def implied(
+    found: Findings, fitted_on: str, scatter: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Calibration, Rule]:
+    """Return the calibration and the decision rule that findings imply."""
+    rule = Rule(c_th=round(even_threshold(found), 3), c_th_bal=round(bal_threshold(found), 3))
+    return fit_calibration(found, fitted_on, scatter), rule
 
 
 def calibrated(model: Model, calibration: Calibration, rule: Rule, path: Path, card: dict[str, str]) -> Path:

@@ -31,8 +31,8 @@ __all__ = ["PreparedSet"]
 # 58 MB, however many pixels there are.
 _CHUNK, _WINDOW = 256, 256
 _ROW = 443  # pixels
-# Not needed for learning; sets made before there were places lack two of them.
-_UNREAD = ("SPECTRUM", "RA", "DEC")
+# Not needed for learning; sets made earlier lack the last three.
+_UNREAD = ("SPECTRUM", "RA", "DEC", "CONTROL")
 _AHEAD = 8  # batches: half a second of training on two cores, enough to read a window
 #: How firm a label of confidence 0 to 3 is: what is in doubt counts less than half, so that none is scored.
 _FIRM = np.array([0.0, 0.2, 0.4, 1.0])
@@ -58,8 +58,8 @@ class PreparedSet:
     sha256 : str
         Of the manifest, and thereby of everything.
     columns : dict of str to ndarray
-        `COLUMNS` but SPECTRUM, RA and DEC, of the whole set; CLASS as indices into `truth.CLASSES`, OBJECT a
-        number that is the same for all spectra of an object.
+        `COLUMNS` but SPECTRUM, RA, DEC and CONTROL, of the whole set; CLASS as indices into `truth.CLASSES`,
+        OBJECT a number that is the same for all spectra of an object.
     rows : ndarray of int64
         The spectra of this subset, as rows of the whole set, increasing.
 

@@ -34,6 +34,7 @@ _FIELDS = {
     "BALNICITY": "balnicity",
     "OBJECT": "object",
     "ANCILLARY": "ancillary",
+    "CONTROL": "control",
 }
 _NO_TARGET = np.uint32(Flag.SKY_FIBRE | Flag.BAD_FIBRE)
 
@@ -145,6 +146,7 @@ def _of_the_rest(ids: Columns, n: int) -> dict[str, NDArray[Any]]:
         "BALNICITY": np.full(n, np.nan, dtype=np.float32),
         "OBJECT": np.where(thing > 0, thing, _UNNAMED),
         "ANCILLARY": np.zeros(n, dtype=bool),
+        "CONTROL": np.zeros(n, dtype=bool),
     }
 
 

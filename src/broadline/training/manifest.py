@@ -31,7 +31,7 @@ __all__ = ["COLUMNS", "FORMAT", "MANIFEST", "OBJECTS", "Summary", "one_sided", "
 #: What a set knows of each spectrum: SPECTRUM (its OBJID), PLATE (-1 where there is none), RA and DEC
 #: (degrees, NaN: unknown), FLAGS and SN (of the representation), and of the truth CLASS, Z (NaN: unknown),
 #: CONFIDENCE (0-3), BAL_FLAG (-1: unknown), BALNICITY (km/s, NaN: unknown), OBJECT (negative where it has no
-#: name) and ANCILLARY.
+#: name), ANCILLARY and CONTROL (inspected because it was drawn at random).
 COLUMNS = pa.schema(
     {
         "SPECTRUM": pa.string(),
@@ -47,6 +47,7 @@ COLUMNS = pa.schema(
         "BALNICITY": pa.float32(),
         "OBJECT": pa.int64(),
         "ANCILLARY": pa.bool_(),
+        "CONTROL": pa.bool_(),
     }
 )
 

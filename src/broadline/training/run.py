@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from broadline.decision import Rule
 from broadline.errors import UsageError
 from broadline.model import Model, save_model
 from broadline.networks.architecture import QuasarNETConfig
@@ -19,14 +18,7 @@ from broadline.networks.graph import parameters_of
 from broadline.simulation.inspection import VISUAL_SCATTER
 from broadline.simulation.library import TRAINING, build_library
 from broadline.simulation.recipe import RECIPES
-from broadline.training.calibrate import (
-    bal_threshold,
-    calibrated,
-    deflated,
-    even_threshold,
-    findings,
-    fit_calibration,
-)
+from broadline.training.calibrate import calibrated, deflated, findings, implied
 from broadline.training.dataset import PreparedSet
 from broadline.training.fit import Progress, ReadAgain, fit
 from broadline.training.logs import best_scores
@@ -345,9 +337,7 @@ def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | 
 def _calibrate(path: Path, examples: Iterable[Examples], fitted_on: str) -> Path:
     """Calibrate a model that never was, on examples it has not learnt from, in place."""
     model = deflated(Model(path.read_bytes()))
-    found = findings(model, examples)
-    rule = Rule(c_th=round(even_threshold(found), 3), c_th_bal=round(bal_threshold(found), 3))
-    calibration = fit_calibration(found, fitted_on, VISUAL_SCATTER)
+    calibration, rule = implied(findings(model, examples), fitted_on, VISUAL_SCATTER)
     try:
         return calibrated(model, calibration, rule, path, {"calibrated_on": fitted_on})
     except OSError as error:

@@ -15,6 +15,7 @@ from broadline.errors import UsageError
 from broadline.model import Model
 from broadline.networks.architecture import Network
 from broadline.networks.graph import parameters_of
+from broadline.training.calibrate import inflated
 
 __all__ = ["Start", "carried", "freeze", "groups", "start_from"]
 
@@ -58,9 +59,11 @@ def carried(model: Model, network: Network) -> tuple[dict[str, NDArray[np.float3
     """Return the parameters of a model that a network can start from, and what does not carry over.
 
     Weights carry over where name and shape agree: step 3 of Podsztavek, Skoda & Tvrdik (2021), section 3, for
-    networks that are alike; the trunk alone for others, such as line finders with other boxes.
+    networks that are alike; the trunk alone for others, such as line finders with other boxes. Confidences
+    that were made probabilities are what they were when the model was trained.
     """
-    have, wanted = parameters_of(model.content), network.shapes()
+    whole = inflated(model) if model.recipe.calibration else model
+    have, wanted = parameters_of(whole.content), network.shapes()
     kept = {name: have[name] for name, shape in wanted.items() if name in have and have[name].shape == shape}
     left = [
         f"{name}: {have[name].shape} there, {shape} here" if name in have else f"{name}: not there"
