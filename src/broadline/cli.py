@@ -11,6 +11,7 @@ import typer
 
 from broadline.cli_candidates import candidates
 from broadline.cli_evaluate import evaluate
+from broadline.cli_inspect import inspect, verdicts
 from broadline.cli_train import train, transfer
 from broadline.errors import BroadlineError, StoppedError, UsageError
 from broadline.progress import ProgressBar, report, say
@@ -238,6 +239,8 @@ app.command()(train)
 app.command()(transfer)
 app.command()(evaluate)
 app.command()(candidates)
+app.command()(inspect)
+app.command()(verdicts)
 
 
 @models.command("list")
