@@ -30,7 +30,7 @@ from broadline.archives.narrow import BLOCK, Cards, header_end, table_layout
 from broadline.archives.singles import Single, gather, lattice_index
 from broadline.errors import ReadError
 from broadline.flags import Flag
-from broadline.spectra import Spectra
+from broadline.spectra import LATTICE_STEP, Spectra
 
 __all__ = ["ARCHIVES", "read_spec_astropy", "read_spec_fast"]
 
@@ -272,8 +272,10 @@ def fitted(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
                 names = {name.lower(): name for name in hdu.columns.names}
                 if {"loglam", "model"} <= set(names):
                     pixels = hdu.data
-                    wavelength = 10.0 ** pixels[names["loglam"]].astype(np.float64)
-                    return wavelength, pixels[names["model"]].astype(np.float32)
+                    loglam = pixels[names["loglam"]].astype(np.float64)
+                    index = lattice_index(loglam)
+                    wavelength = 10.0 ** (loglam if index is None else LATTICE_STEP * index)
+                    return np.asarray(wavelength), pixels[names["model"]].astype(np.float32)
     raise ReadError(path, "it has no model of the pipeline")
 
 

@@ -60,6 +60,13 @@ class Ruling(NamedTuple):
             raise UsageError(f"a comment has at most {_LONGEST_COMMENT} characters, not {len(self.comment)}")
         return self
 
+    def reads_as(self, other: Ruling) -> bool:
+        """Whether two rulings are the same in files, which have redshifts to five decimals."""
+        a, b = (
+            ruling._replace(z=None if ruling.z is None else round(ruling.z, 5)) for ruling in (self, other)
+        )
+        return a == b
+
 
 class Verdict(NamedTuple):
     """A row of the file: a ruling, with who made it and when.

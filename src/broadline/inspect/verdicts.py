@@ -218,7 +218,7 @@ class Store:
             new = [
                 (row, inspector, ruling, False, None, None)
                 for row, inspector, ruling in rows
-                if (now := self.current(row, inspector)) is None or now.ruling != ruling
+                if (now := self.current(row, inspector)) is None or not now.ruling.reads_as(ruling)
             ]
             return len(self._append(new))
 
