@@ -224,7 +224,8 @@ def _number(value: Any) -> float | None:
 def _written(value: Any) -> str:
     """Return a value as the page shows it; "" if it is missing."""
     if isinstance(value, np.floating):
-        return f"{value:.8g}" if np.isfinite(value) else ""
+        digits = 4 if value.dtype.itemsize == 4 else 8
+        return f"{value:.{digits}g}" if np.isfinite(value) else ""
     return "" if isinstance(value, np.integer) and value == -1 else str(value)
 
 

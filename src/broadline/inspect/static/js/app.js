@@ -20,7 +20,7 @@ const OVERLAYS = { error: "error (e)", model: "model (m)", composite: "quasar (o
 const embedded = byId("broadline-data");
 const api = embedded ? new Embedded(JSON.parse(embedded.textContent)) : new Server();
 const state = {
-  queue: "ranked", filter: "", sort: "", descending: false,
+  queues: [], queue: "ranked", filter: "", sort: "", descending: false,
   rows: [], ruled: [], at: 0, spectrum: null, draft: null, solution: 0, other: 0, line: -1,
 };
 const cache = new Map(); // row -> promise of its spectrum
@@ -59,12 +59,16 @@ async function openQueue(row = null) {
   state.ruled = typeof found.ruled === "string" ? unpack(found.ruled, Uint8Array) : found.ruled;
   const asked = row === null ? -1 : state.rows.indexOf(row);
   await show(asked >= 0 ? asked : Math.max(firstOpen(0), 0));
-  await refreshQueues();
+  refreshQueues();
 }
 
-async function refreshQueues() {
-  state.queues = await api.queues();
+/** Count anew what is ruled on; nobody waits for it. */
+function refreshQueues() {
   drawQueues(state.queues, state.queue, chooseQueue);
+  api.queues().then((queues) => {
+    state.queues = queues;
+    drawQueues(queues, state.queue, chooseQueue);
+  }, () => {});
 }
 
 /** The first place from `from` on without a verdict, or -1. */
@@ -201,7 +205,7 @@ const actions = {
     }
     state.ruled[at] = 1;
     note(`stored: ${spectrum.name} ${draft.kind}${verdict.z === null ? "" : ` z ${written(verdict.z)}`}`);
-    refreshQueues().catch(() => {});
+    refreshQueues();
     const next = firstOpen(at + 1);
     if (next >= 0) await show(next);
     else {
@@ -218,7 +222,7 @@ const actions = {
       await show(at);
     }
     note(`taken back: ${at >= 0 ? state.spectrum.name : `row ${undone.row}, which is not in this queue`}`);
-    refreshQueues().catch(() => {});
+    refreshQueues();
   },
   async go(by) {
     const at = state.at + by;
@@ -286,15 +290,19 @@ const actions = {
 };
 const WITHOUT_SPECTRUM = new Set(["undo", "go", "nextQueue", "filter", "statistics", "help", "overlay", "smoothing"]);
 
+let waiting = 0; // actions that have not ended
 let line = Promise.resolve();
 let ruling = false;
 
-/** Do one thing after the other, so that no key acts on a spectrum that is not shown yet. */
+function failed(error) {
+  if (!(error instanceof Refused)) console.error(error);
+  say(error.message);
+}
+
+/** Do one thing after the other, so that no key acts on a spectrum that is not shown yet; at once if it can be. */
 function queued(work) {
-  line = line.then(work).catch((error) => {
-    if (!(error instanceof Refused)) console.error(error);
-    say(error.message);
-  });
+  const done = waiting++ ? line.then(work) : new Promise((resolve) => { resolve(work()); });
+  line = done.catch(failed).finally(() => { waiting--; });
   return line;
 }
 
@@ -346,8 +354,9 @@ function listen() {
     note("");
     run(...found);
   });
-  // A button pressed by the mouse does not keep the keyboard.
-  document.addEventListener("click", (event) => event.target.closest("button")?.blur());
+  // A button pressed by the mouse does not keep the keyboard, nor does one that a dialog gives it back to.
+  document.addEventListener("click", (event) => event.target.closest("button, a")?.blur());
+  byId("dialog").addEventListener("close", () => document.activeElement?.blur());
   byId("filter").addEventListener("change", (event) => {
     state.filter = event.target.value;
     queued(filtered);

@@ -249,24 +249,21 @@ export class SpectrumPlot {
     else this.pointed(u.posToVal(left, "x"), this.mean[idx]);
   }
 
-  /** The line that is at a place across the plot (CSS pixels), or null. */
+  /** Whether a line is at a place across the plot (CSS pixels). */
   lineAt(left) {
-    const place = (mark) => this.plot.valToPos(mark.wavelength * (1 + this.z), "x");
-    const near = this.marks().filter((mark) => Math.abs(place(mark) - left) < GRAB);
-    return near.sort((a, b) => Math.abs(place(a) - left) - Math.abs(place(b) - left))[0] ?? null;
+    return this.marks().some((mark) => Math.abs(this.plot.valToPos(mark.wavelength * (1 + this.z), "x") - left) < GRAB);
   }
 
   listen(plot) {
     const over = plot.over;
     over.addEventListener("mousemove", (event) => {
-      if (!event.buttons) over.classList.toggle("on-line", event.shiftKey || this.lineAt(event.offsetX) !== null);
+      if (!event.buttons) over.classList.toggle("on-line", event.shiftKey || this.lineAt(event.offsetX));
     });
     over.addEventListener("mousedown", (event) => {
       if (event.button !== 0) return;
       event.preventDefault();
       document.activeElement?.blur();
-      const line = this.lineAt(event.offsetX);
-      if (line || event.shiftKey) this.dragLines(event, line);
+      if (event.shiftKey || this.lineAt(event.offsetX)) this.dragLines(event);
       else this.dragRange(event);
     });
     over.addEventListener("dblclick", () => this.whole());
@@ -279,10 +276,10 @@ export class SpectrumPlot {
   }
 
   /** Lines follow the pointer: the redshift keeps what was grabbed under it. */
-  dragLines(event, line) {
+  dragLines(event) {
     const left = this.plot.over.getBoundingClientRect().left;
     const at = (moved) => this.plot.posToVal(moved.clientX - left, "x");
-    const rest = line ? line.wavelength : at(event) / (1 + this.z);
+    const rest = at(event) / (1 + this.z);
     this.drag((moved) => this.moved(at(moved) / rest - 1));
   }
 
