@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -70,6 +71,12 @@ class Served:
         assert found, "the server did not start"
         self.link = found[0]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -78,17 +85,15 @@ class Served:
 @pytest.fixture
 def served(to_inspect: Path, tmp_path: Path) -> Iterator[Served]:
     """A server of one's own, to be killed."""
-    running = Served(to_inspect, tmp_path / "verdicts.sqlite")
-    yield running
-    running.kill()
+    with Served(to_inspect, tmp_path / "verdicts.sqlite") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def shared(to_inspect: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The link of a server for all tests, each with an inspector of its own."""
-    running = Served(to_inspect, tmp_path_factory.mktemp("shared") / "verdicts.sqlite")
-    yield running.link
-    running.kill()
+    with Served(to_inspect, tmp_path_factory.mktemp("shared") / "verdicts.sqlite") as running:
+        yield running.link
 
 
 @pytest.fixture
@@ -255,8 +260,10 @@ def test_verdicts_are_exported_from_the_page(
 def test_hostile_text_is_shown_and_not_run(browser: Browser, subjects: Subjects, tmp_path: Path) -> None:
     names = [f"{HOSTILE}-{row + 1}" for row in range(N)]
     write_catalogue(tmp_path / "hostile.parquet", names, subjects.columns["SOURCE"].tolist())
-    served = Served(tmp_path / "hostile.parquet", tmp_path / "v.sqlite")
-    with opened(browser, served.link) as page:
+    with (
+        Served(tmp_path / "hostile.parquet", tmp_path / "v.sqlite") as served,
+        opened(browser, served.link) as page,
+    ):
         expect(page.locator("#name")).to_contain_text(HOSTILE)
         page.keyboard.press("c")
         page.keyboard.type(HOSTILE)
@@ -274,7 +281,6 @@ def test_hostile_text_is_shown_and_not_run(browser: Browser, subjects: Subjects,
         page.keyboard.press("r")
         expect(page.locator("dialog")).to_contain_text("<b>Eve</b>")
         assert page.locator("img, b, header script").count() == 0
-    served.kill()
 
 
 def test_a_second_tab_is_told_of_what_the_first_ruled(browser: Browser, shared: str) -> None:

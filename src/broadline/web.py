@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -129,10 +130,11 @@ def listen(port: int) -> socket.socket:
 
 
 def run(app: ASGIApp, listening: socket.socket) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted, which is how people end it, and no error."""
     import uvicorn
 
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, limit_concurrency=200, timeout_keep_alive=30
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ class Project:
     store: Store
     inspector: str
 
+    def __post_init__(self) -> None:
+        # Progress asks for all of them after every verdict.
+        self._ranked = cache(self.ranking.queue)
+
     def queue_names(self) -> dict[str, str]:
         """Return the queues and the words for them."""
         reasons = {reason.name.lower(): text for reason, text in REASONS.items() if reason.name}
@@ -64,7 +69,7 @@ class Project:
         if name not in self.queue_names():
             raise UsageError(f"there is no queue {name!r}; there are {', '.join(self.queue_names())}")
         if name not in ("second", "disputed", "mine"):
-            return self.ranking.queue(name)
+            return self._ranked(name)
         standing = self.store.standing()
         if name == "disputed":
             return disputed(standing)
