@@ -349,6 +349,21 @@ def test_inspectors_settle_on_what_all_say_or_on_the_last_adjudication() -> None
     assert settled([one, final, third]) == final.ruling
 
 
+def test_who_adjudicates_keeps_the_blind_verdict_and_the_statistics_use_it(store: Store) -> None:
+    store.rule(0, "Ada", Ruling("QSO", 2.0), 0)
+    store.rule(0, "Ben", Ruling("STAR", 0.0), 0)
+    store.rule(0, "Ada", Ruling("STAR", 0.0), 0, adjudicates=True)
+    standing = store.standing()
+    assert [(v.inspector, v.ruling.kind, v.adjudicates) for v in standing[0]] == [
+        ("Ada", "QSO", False),
+        ("Ada", "STAR", True),
+        ("Ben", "STAR", False),
+    ]
+    assert agreement(standing)[0].same_kind.k == 0 and disputed(standing).size == 0
+    store.undo("Ada")  # the adjudication alone
+    assert disputed(store.standing()).tolist() == [0]
+
+
 def test_purity_is_counted_on_the_control_sample_alone(subjects: Subjects) -> None:
     right = [row for row in range(N) if true_kind(row) == "QSO" and row not in SWAPPED]
     standing = {

@@ -57,7 +57,7 @@ _IDS = ("PLATE", "MJD", "FIBERID", "THING_ID", "TARGETID", "OBSID", "OBJID", "RA
 
 
 def prospect_csv(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) -> bytes:
-    """Return all verdicts that stand as prospect writes them, one line each.
+    """Return all verdicts that stand, but for adjudications, as prospect writes them, one line each.
 
     The columns of redrock hold what the catalogue says, and which version and model made it. VI_issue has R
     where the redshift and C where the class differs from that.
@@ -69,6 +69,8 @@ def prospect_csv(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) 
     for row, verdicts in standing.items():
         called, z = bool(subjects.catalogue.called[row]), float(subjects.catalogue.z[row])
         for verdict in verdicts:
+            if verdict.adjudicates:
+                continue
             ruling = verdict.ruling
             writer.writerow(
                 [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -73,7 +74,7 @@ class Project:
         standing = self.store.standing()
         if name == "disputed":
             return disputed(standing)
-        mine = {row for row, said in standing.items() if any(v.inspector == inspector for v in said)}
+        mine = _ruled_by(standing, inspector)
         wanted = mine if name == "mine" else standing.keys() - mine
         return np.array(sorted(wanted), dtype=np.int64)
 
@@ -89,8 +90,7 @@ class Project:
     def ruled(self, inspector: str) -> Mask:
         """Return the rows on which a verdict of the inspector stands, as a mask."""
         mask = np.zeros(len(self.subjects), dtype=bool)
-        standing = self.store.standing()
-        mask[[row for row, said in standing.items() if any(v.inspector == inspector for v in said)]] = True
+        mask[list(_ruled_by(self.store.standing(), inspector))] = True
         return mask
 
     def chosen(self, name: str, inspector: str, text: str, sort: str, descending: bool) -> Ints:
@@ -123,16 +123,19 @@ class Project:
     def verdicts(self, row: int, inspector: str, adjudicating: bool) -> dict[str, Any]:
         """Return what stands on a spectrum, as far as the inspector may see it."""
         standing = self.store.on(row)
-        own = self.store.current(row, inspector)
-        ruled = own is not None and bool(own.ruling.kind)
-        open_ = ruled or (adjudicating and row in disputed({row: standing}))
+        own = self.store.current(row, inspector, adjudicating)
+        blind = self.store.current(row, inspector)
+        seen = blind is not None and bool(blind.ruling.kind)
+        if adjudicating:
+            seen = (
+                seen or any(verdict.adjudicates for verdict in standing) or row in disputed({row: standing})
+            )
+        others = [verdict for verdict in standing if verdict != own]
         return {
             "version": own.version if own else 0,
-            "verdict": plain(own) if own and ruled else None,
-            "others": [plain(verdict) for verdict in standing if verdict.inspector != inspector]
-            if open_
-            else [],
-            "hidden": 0 if open_ else sum(verdict.inspector != inspector for verdict in standing),
+            "verdict": plain(own) if own and own.ruling.kind else None,
+            "others": [plain(verdict) for verdict in others] if seen else [],
+            "hidden": 0 if seen else len(others),
         }
 
     def rule(
@@ -161,7 +164,7 @@ class Project:
         return {
             "inspectors": counts,
             "n_spectra": len(standing),
-            "n_double": sum(len(verdicts) > 1 for verdicts in standing.values()),
+            "n_double": sum(sum(not v.adjudicates for v in verdicts) > 1 for verdicts in standing.values()),
             "n_disputed": len(disputed(standing)),
             "pairs": [
                 {
@@ -177,6 +180,10 @@ class Project:
             "purity": _share(purity(self.subjects, self.ranking.controls, standing)),
             "n_controls": len(self.ranking.controls),
         }
+
+
+def _ruled_by(standing: Mapping[int, Sequence[Verdict]], inspector: str) -> set[int]:
+    return {row for row, said in standing.items() if any(verdict.inspector == inspector for verdict in said)}
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

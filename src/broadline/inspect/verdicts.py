@@ -107,7 +107,7 @@ class Store:
         self.path = path
         self._subjects = subjects
         self._lock = threading.Lock()
-        self._current: dict[int, dict[str, Verdict]] = {}  # by row and inspector
+        self._current: dict[int, dict[tuple[str, bool], Verdict]] = {}  # by row; inspector and role
         with _told(path):
             self._db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
         try:
@@ -136,9 +136,12 @@ class Store:
 
     # ---- what stands
 
-    def current(self, row: int, inspector: str) -> Verdict | None:
-        """Return an inspector's last row on a spectrum, which may say that the verdict is withdrawn."""
-        return self._current.get(row, {}).get(inspector)
+    def current(self, row: int, inspector: str, adjudicates: bool = False) -> Verdict | None:
+        """Return an inspector's last row on a spectrum, which may say that the verdict is withdrawn.
+
+        Who adjudicates keeps the verdict that was given blind: they are told apart.
+        """
+        return self._current.get(row, {}).get((inspector, adjudicates))
 
     def standing(self) -> dict[int, list[Verdict]]:
         """Return the verdicts that stand by row, in the order of rows, and of inspectors in each."""
@@ -148,7 +151,7 @@ class Store:
         return {row: verdicts for row, verdicts in by_row if verdicts}
 
     def on(self, row: int) -> list[Verdict]:
-        """Return the verdicts that stand on a spectrum, by inspector."""
+        """Return the verdicts that stand on a spectrum, by inspector, an adjudication after the blind one."""
         with self._lock:
             last = sorted(self._current.get(row, {}).items())
         return [verdict for _, verdict in last if verdict.ruling.kind]
@@ -178,8 +181,8 @@ class Store:
         inspector : str
         ruling : Ruling
         seen : int
-            Version of the inspector's own verdict on this spectrum that was seen when this one was made; 0
-            for none.
+            Version of the inspector's own verdict on this spectrum (or adjudication, if it is one) that was
+            seen when this one was made; 0 for none.
         adjudicates : bool
         request : str, optional
             A name of the request: given again, what was stored the first time is returned.
@@ -200,7 +203,7 @@ class Store:
             if request is not None:
                 for stored in self._rows("request = ?", (request,)):
                     return stored
-            current = self.current(row, inspector)
+            current = self.current(row, inspector, adjudicates)
             if (current.version if current else 0) != seen:
                 raise ConflictError(current)
             return self._append([(row, inspector, ruling, adjudicates, None, request)])[0]
@@ -241,14 +244,14 @@ class Store:
                 return None
             before = next(
                 self._rows(
-                    f"{not_undone} AND row = ? AND version < ? ORDER BY version DESC LIMIT 1",
-                    (inspector, last.row, last.version),
+                    f"{not_undone} AND row = ? AND adjudicates = ? AND version < ? "
+                    "ORDER BY version DESC LIMIT 1",
+                    (inspector, last.row, last.adjudicates, last.version),
                 ),
                 None,
             )
             ruling = before.ruling if before else Ruling("")
-            adjudicates = before is not None and before.adjudicates
-            return self._append([(last.row, inspector, ruling, adjudicates, last.version, None)])[0]
+            return self._append([(last.row, inspector, ruling, last.adjudicates, last.version, None)])[0]
 
     # ---- the file
 
@@ -279,7 +282,7 @@ class Store:
 
     def _stand(self, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:
-            self._current.setdefault(verdict.row, {})[verdict.inspector] = verdict
+            self._current.setdefault(verdict.row, {})[verdict.inspector, verdict.adjudicates] = verdict
 
     def _rows(self, where: str, values: Sequence[Any] = ()) -> Iterator[Verdict]:
         columns = "version, row, inspector, time, kind, z, quality, bal, comment, adjudicates, undoes"
@@ -314,7 +317,7 @@ class Store:
             )
 
 
-_LAST = "SELECT MAX(version) FROM verdict GROUP BY row, inspector"
+_LAST = "SELECT MAX(version) FROM verdict GROUP BY row, inspector, adjudicates"
 _INSERT = (
     "INSERT INTO verdict (row, name, inspector, time, kind, z, quality, bal, comment, adjudicates, undoes, "
     "request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
