@@ -1,5 +1,5 @@
 # make demo   a small survey on disk, classified: a catalogue and a figure to open
-# make test   style, types and tests
+# make test   style, types and tests; those of the inspection page need a chromium on the PATH
 # make model  trains the model that comes with the package, for hours: TEMPLATES=folder of template sets
 # Both create what they need under .venv-*/ and leave nothing elsewhere.
 
@@ -34,7 +34,7 @@ test: .venv-test/installed
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(call environment,.venv-test)
-	.venv-test/$(PIP) -e '.[dev,train,cluster,specutils]'
+	.venv-test/$(PIP) -e '.[dev,train,cluster,specutils,inspect]'
 	touch $@
 
 define environment

@@ -81,6 +81,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny.onnx", recipe, parameters)
 
 
+@pytest.fixture(scope="session")
+def to_inspect(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue whose spectra lie beside it, and of which all is known (see `inspected`)."""
+    from inspected import write_survey
+
+    return write_survey(tmp_path_factory.mktemp("inspected"))
+
+
 class Answer(NamedTuple):
     """What a command said: exit code, standard output, standard error."""
 

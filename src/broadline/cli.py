@@ -15,6 +15,7 @@ from broadline.cli_classify import ArchiveName, CTh, CThBal, Empty, ModelName, c
 from broadline.cli_evaluate import evaluate
 from broadline.cli_pack import pack
 from broadline.cli_learn import learn
+from broadline.cli_inspect import inspect, verdicts
 from broadline.cli_train import train, transfer
 from broadline.errors import BroadlineError, StoppedError, UsageError
 from broadline.progress import ProgressBar, say
@@ -189,6 +190,8 @@ app.command()(evaluate)
 app.command()(candidates)
 app.command()(pack)
 app.command()(learn)
+app.command()(inspect)
+app.command()(verdicts)
 
 
 @models.command("list")

@@ -116,6 +116,8 @@ class Archive:
         path -> Table with columns SOURCE, ROW, OBJID, CLASS, Z, ZWARNING, one row a spectrum.
     group : callable or None
         path -> a key that files read as one share, where the archive has such files.
+    fitted : callable or None
+        path -> wavelength (vacuum Angstrom) and flux of the pipeline's best fit, of files of one spectrum.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Archive:
     read: Callable[[Sequence[Path], int], Iterator[Spectra]]
     truth: Callable[[Path], Table] | None = None
     group: Callable[[Path], str] | None = None
+    fitted: Callable[[Path], tuple[NDArray[np.float64], NDArray[np.float32]]] | None = None
 
 
 def open_fits(path: Path) -> fits.HDUList:

@@ -30,7 +30,7 @@ from broadline.archives.narrow import BLOCK, Cards, header_end, table_layout
 from broadline.archives.singles import Single, gather, lattice_index
 from broadline.errors import ReadError
 from broadline.flags import Flag
-from broadline.spectra import Spectra
+from broadline.spectra import LATTICE_STEP, Spectra
 
 __all__ = ["ARCHIVES", "read_spec_astropy", "read_spec_fast"]
 
@@ -258,12 +258,39 @@ def truth(path: Path) -> Table:
     )
 
 
+def fitted(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return wavelengths (vacuum Angstrom) and flux of the pipeline's best fit, column ``model`` of HDU 1.
+
+    Raises
+    ------
+    ReadError
+        If the file has none.
+    """
+    with open_fits(path) as hdus:
+        for hdu in hdus[1:]:
+            if isinstance(hdu, fits.BinTableHDU):
+                names = {name.lower(): name for name in hdu.columns.names}
+                if {"loglam", "model"} <= set(names):
+                    pixels = hdu.data
+                    loglam = pixels[names["loglam"]].astype(np.float64)
+                    index = lattice_index(loglam)
+                    wavelength = 10.0 ** (loglam if index is None else LATTICE_STEP * index)
+                    return np.asarray(wavelength), pixels[names["model"]].astype(np.float32)
+    raise ReadError(path, "it has no model of the pipeline")
+
+
 def _is_spec(head: Head) -> bool:
     return head.is_fits and any({"FLUX", "LOGLAM", "IVAR"} <= columns for columns in head.columns[:1])
 
 
 ARCHIVES = (
     Archive(
-        "sdss", "SDSS, BOSS, eBOSS, SDSS-V spec files, one spectrum each", _NAME, _is_spec, read_spec, truth
+        "sdss",
+        "SDSS, BOSS, eBOSS, SDSS-V spec files, one spectrum each",
+        _NAME,
+        _is_spec,
+        read_spec,
+        truth,
+        fitted=fitted,
     ),
 )

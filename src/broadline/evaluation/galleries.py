@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from broadline import archives
-from broadline.archives import pack
-from broadline.errors import ReadError, UsageError
 from broadline.evaluation.bal import annotated
 from broadline.evaluation.drawing import canvas, note_simulated, style
 from broadline.evaluation.sample import Sample
 from broadline.evaluation.shares import Floats, Mask
 from broadline.evaluation.study import Study
-from broadline.inputs import UNKNOWN, Inputs, expand, read_group
+from broadline.lookup import Lookup
 from broadline.show import flux_text, panel
 
 if TYPE_CHECKING:
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Gallery", "galleries"]
 
 _COLUMN = 3  # spectra in a column
-_BATCH = 64
-_STORE = pack.ARCHIVES[0].name
 _LETTERS = 6.5  # points
 _HIGH_Z = 2.0
 
@@ -89,11 +84,13 @@ def galleries(study: Study, paths: Sequence[str | Path], model: Model) -> tuple[
     UsageError
         If none of the spectra is there.
     """
-    files = _Files.of(study, paths)
-    eligible = _eligible(study, files.at_hand())
+    files = Lookup.of(study.source.tolist(), paths)
+    there = (source in files.place for source in study.source.tolist())
+    eligible = _eligible(study, np.fromiter(there, dtype=bool, count=len(study.source)))
     choices = [choose(study, eligible) for choose in _CHOICES]
     drawn = [choice for choice in choices if any(choice.columns.values())]
-    spectra = files.spectra({row for choice in drawn for rows in choice.columns.values() for row in rows})
+    chosen = {row for choice in drawn for rows in choice.columns.values() for row in rows}
+    spectra = _read(study, files, chosen)
     with style():
         return tuple(
             gallery for choice in drawn if (gallery := _gallery(study, choice, spectra, model)) is not None
@@ -235,82 +232,16 @@ _CHOICES: tuple[Callable[[Study, Mask], _Choice], ...] = (
 # ---- where
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """Where the spectra of a study are."""
-
-    study: Study
-    inputs: Inputs
-    place: Mapping[str, tuple[Path, int]]  # of a source: its file, and the number of the one that is read
-
-    @classmethod
-    def of(cls, study: Study, paths: Sequence[str | Path]) -> _Files:
-        sources = list(dict.fromkeys(study.source.tolist()))
-        named = list(paths) or [source for source in sources if Path(source).is_file()]
-        inputs = expand(named) if named else Inputs()
-        by_name: dict[str, list[tuple[Path, int]]] = {}
-        for i, (path, kind) in enumerate(inputs.files):
-            for file in _packed(path) if kind == _STORE else [path]:
-                by_name.setdefault(file.name, []).append((file, i))
-        place = {}
-        for source in sources:
-            alike = by_name.get(Path(source).name, [])
-            common = [_common(Path(source), file) for file, _ in alike]
-            if common and common.count(max(common)) == 1:
-                place[source] = alike[common.index(max(common))]
-        if not place:
-            example = sources[0] if sources else "none"
-            raise UsageError(
-                f"no file of the study ({example}) is among those given: name the folder of the spectra"
-            )
-        return cls(study, inputs, place)
-
-    def at_hand(self) -> Mask:
-        """Return the rows of the study whose files there are."""
-        known = (source in self.place for source in self.study.source.tolist())
-        return np.fromiter(known, dtype=bool, count=len(self.study.source))
-
-    def spectra(self, rows: Iterable[int]) -> dict[int, Spectra]:
-        """Return the spectra of some rows of the study, each as a batch of one."""
-        wanted: dict[str, dict[int, int]] = {}
-        for row in sorted(rows):
-            wanted.setdefault(str(self.study.source[row]), {})[int(self.study.row[row])] = row
-        found: dict[int, Spectra] = {}
-        for source, of_file in wanted.items():
-            found |= self._read(source, of_file)
-        return found
-
-    def _read(self, source: str, wanted: Mapping[int, int]) -> dict[int, Spectra]:
-        """Return spectra of one source: its row -> row of the study, for those wanted."""
-        file, number = self.place[source]
-        path, kind = self.inputs.files[number]
-        paths, group = [path], archives.get(kind).group if kind != UNKNOWN else None
-        if group is not None:  # files that are read as one spectrum
-            paths = [
-                each for each, other in self.inputs.files if other == kind and group(each) == group(path)
-            ]
-        found: dict[int, Spectra] = {}
-        for batch in read_group(kind, paths, _BATCH, self.inputs.faults):
-            of_source = batch.ids["SOURCE"] == str(file) if kind == _STORE else True
-            for i in np.flatnonzero(np.isin(batch.ids["ROW"], list(wanted)) & of_source):
-                found[wanted[int(batch.ids["ROW"][i])]] = batch[i : i + 1]
-            if len(found) == len(wanted):
-                break
-        return found
-
-
-def _packed(shard: Path) -> list[Path]:
-    """Return the files whose spectra a shard holds."""
-    try:
-        return sorted(map(Path, pack.sources(shard)))
-    except ReadError:
-        return []  # what it held is not at hand
-
-
-def _common(one: Path, other: Path) -> int:
-    """Return how many parts two paths have in common from their end."""
-    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one.parts), len(other.parts)))
+def _read(study: Study, files: Lookup, rows: Iterable[int]) -> dict[int, Spectra]:
+    """Return the spectra of some rows of the study, each as a batch of one."""
+    wanted: dict[str, dict[int, int]] = {}
+    for row in sorted(rows):
+        wanted.setdefault(str(study.source[row]), {})[int(study.row[row])] = row
+    return {
+        of_file[row]: spectrum
+        for source, of_file in wanted.items()
+        for row, spectrum in files.read(source, of_file).items()
+    }
 
 
 # ---- drawing
