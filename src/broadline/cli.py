@@ -13,9 +13,9 @@ import typer
 from broadline.cli_candidates import candidates
 from broadline.cli_classify import ArchiveName, CTh, CThBal, Empty, ModelName, classify, merge
 from broadline.cli_evaluate import evaluate
-from broadline.cli_pack import pack
-from broadline.cli_learn import learn
 from broadline.cli_inspect import inspect, verdicts
+from broadline.cli_learn import learn
+from broadline.cli_pack import pack
 from broadline.cli_train import train, transfer
 from broadline.errors import BroadlineError, StoppedError, UsageError
 from broadline.progress import ProgressBar, say

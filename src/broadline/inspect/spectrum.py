@@ -163,7 +163,7 @@ class Viewer:
     def _pipeline_of(self, source: str) -> Mapping[int, dict[str, Any]]:
         """Return the pipeline's class, redshift and warning by row of a file; nothing if it has none."""
         path = self.lookup.path(source)
-        kind = UNKNOWN if path is None else self.lookup.inputs.files[self.lookup.place[source]][1]
+        kind = UNKNOWN if path is None else self.lookup.inputs.files[self.lookup.place[source][1]][1]
         reader = archives.get(kind).truth if kind != UNKNOWN else None
         if path is None or reader is None:
             return {}
