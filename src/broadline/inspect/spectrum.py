@@ -200,7 +200,7 @@ def _looked_at(spectra: Spectra) -> Mask:
 
 
 def _model(lookup: Lookup, source: str, wavelength: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    path, kind = lookup.inputs.files[lookup.place[source]]
+    path, kind = lookup.inputs.files[lookup.place[source][1]]
     reader = archives.get(kind).fitted if kind != UNKNOWN else None
     if reader is None:
         return None
