@@ -77,7 +77,7 @@ def classify(
     choice = pipeline.ModelChoice(model, precision, empty_bins, c_th, l_min, c_th_bal)
     target = Path(output)
     if dry_run:
-        from broadline.rehearsal import rehearse
+        from broadline.dry_run import rehearse
 
         typer.echo(rehearse(paths, choice, archive, workers, batch).describe())
     elif target.suffix and not output.endswith("/") and not target.is_dir():
