@@ -99,7 +99,8 @@ class Bench:
         """Start the command; `before` is run in every process first."""
         script = self.place / "run.py"
         script.write_text(SCRIPT.format(before=before))
-        arguments = ["classify", self.place / "in", "-o", self.out, "--workers", 2, *options]
+        how = options if "--cluster" in options else ("--workers", 2, *options)
+        arguments = ["classify", self.place / "in", "-o", self.out, *how]
         log = (self.place / "said.txt").open("ab")
         return subprocess.Popen(
             [sys.executable, script, *map(str, arguments)], stdout=log, stderr=log, cwd=self.place

@@ -39,10 +39,14 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to show the page in")
 
 
+PATIENCE = 60_000  # ms: machines may be busy with other things
+expect.set_options(timeout=PATIENCE)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, timeout=PATIENCE)
         yield launched
         launched.close()
 
@@ -109,6 +113,7 @@ def opened(
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)  # type: ignore[arg-type]
     if name:
         context.add_init_script(f"sessionStorage.setItem('inspector', '{name}')")
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     faults: list[str] = []
     page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)

@@ -118,7 +118,7 @@ def prepare(modules: Sequence[str]) -> BaseContext:
 class Pool(Generic[Item, Result]):
     """Worker processes, an item at a time each; an `Engine`. Use as a context manager.
 
-    A worker that dies is replaced. When the block is left, workers end; at once if it is left by an error.
+    A worker that dies is replaced. When the block is left, workers are killed, whatever they are at.
 
     Parameters
     ----------
@@ -160,11 +160,6 @@ class Pool(Generic[Item, Result]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            for lane in self._lanes:
-                lane.pipe.close()
-            for lane in self._lanes:
-                lane.process.join(5)
         self._kill()
 
     def _kill(self) -> None:
@@ -202,11 +197,13 @@ class Pool(Generic[Item, Result]):
         for i, lane in enumerate(self._lanes):
             if lane.pipe in ready:
                 try:
-                    found += lane.hear()
-                    self._stillborn = 0
-                    continue
+                    answer = lane.pipe.recv()
                 except (EOFError, OSError, pickle.UnpicklingError):
                     reason = f"its worker process was killed ({lane.end()})"
+                else:
+                    found += lane.hear(*answer)
+                    self._stillborn = 0
+                    continue
             elif self._limit is not None and lane.busy and time.monotonic() - lane.since >= self._limit:
                 lane.end()
                 reason = f"it was not done after {self._limit:g} s"
@@ -263,9 +260,10 @@ class _Lane(Generic[Item, Result]):
         with suppress(OSError):  # it has died: `outcomes` will see that
             self.pipe.send(item)
 
-    def hear(self) -> list[Outcome[Item, Result]]:
+    def hear(
+        self, result: Result | None, error: Exception | None, seconds: float
+    ) -> list[Outcome[Item, Result]]:
         """Return what the worker says of its item; nothing if it says that it is ready."""
-        result, error, seconds = self.pipe.recv()
         if not self.began:
             if error is not None:
                 raise error

@@ -32,6 +32,7 @@ __all__ = ["Viewer", "packed"]
 _NOT_SHOWN = ("ARCHIVE", "OBJID", "FLAGS", "BEST_LINE", "IS_QSO", "IS_BAL", "NEEDS_VI")
 _WHERE = ("SOURCE", "ROW")  # long, and of least interest
 _FILES = 64
+_PADDING = 64  # pixels at either end of a batch, at most (`archives.singles`)
 _COLUMNS = {"i": "number", "u": "number", "f": "number", "b": "logical", "U": "text"}
 
 
@@ -145,9 +146,9 @@ class Viewer:
         if spectra is None or spectra.notes:
             said = spectra.notes[0] if spectra is not None else f"{path} has no spectrum in row {place}"
             return {}, said
-        kept = _looked_at(spectra)
-        if not kept.any():
+        if not (spectra.ivar > 0).any():
             return {}, "no pixel of this spectrum holds data"
+        kept = _unpadded(spectra)
         wavelength, flux, ivar = spectra.wavelength[kept], spectra.flux[0, kept], spectra.ivar[0, kept]
         with np.errstate(divide="ignore"):
             error = np.where(ivar > 0, 1 / np.sqrt(ivar), np.nan)
@@ -190,12 +191,13 @@ class Viewer:
         return {name: said for name, said in facts.items() if said}
 
 
-def _looked_at(spectra: Spectra) -> Mask:
-    """Return the pixels from the first to the last that anything is known of: batches are padded."""
+def _unpadded(spectra: Spectra) -> Mask:
+    """Return the pixels without those that fill a batch up at its ends: few, and without flux or error."""
     seen = np.flatnonzero((spectra.ivar[0] > 0) | (spectra.flux[0] != 0))
-    kept = np.zeros(len(spectra.wavelength), dtype=bool)
+    kept = np.ones(len(spectra.wavelength), dtype=bool)
     if len(seen):
-        kept[seen[0] : seen[-1] + 1] = True
+        kept[: seen[0] if seen[0] < _PADDING else 0] = False
+        kept[seen[-1] + 1 if len(kept) - seen[-1] <= _PADDING else len(kept) :] = False
     return kept
 
 

@@ -199,7 +199,8 @@ export class SpectrumPlot {
       this.label(ctx, mark.text, x, bbox, taken, ratio);
     }
     ctx.setLineDash([]);
-    for (const finder of this.finders) this.drawFinder(u, finder, ratio);
+    const spoken = Array.from({ length: LABELS }, () => []);
+    for (const finder of this.finders) this.drawFinder(u, finder, spoken, ratio);
     ctx.restore();
   }
 
@@ -216,7 +217,7 @@ export class SpectrumPlot {
     ctx.fillText(text, x, bbox.top - (4 + row * ROW) * ratio);
   }
 
-  drawFinder(u, finder, ratio) {
+  drawFinder(u, finder, taken, ratio) {
     const known = this.about.lines.find((line) => line.name === finder.name);
     if (!known || finder.z === null || finder.confidence === null) return;
     const { ctx, bbox } = u;
@@ -230,15 +231,23 @@ export class SpectrumPlot {
     ctx.lineTo(x + size, bbox.top);
     ctx.lineTo(x, bbox.top + 1.6 * size);
     ctx.fill();
-    const text = `${known.text} ${finder.confidence.toFixed(2)}`, y = bbox.top + (known.bal ? 24 : 10) * ratio;
-    ctx.textAlign = "left";
-    ctx.globalAlpha = 0.8;
-    const ink = ctx.fillStyle;
+    this.say(u, `${known.text} ${finder.confidence.toFixed(2)}`, x, taken, ratio);
+  }
+
+  /** Write beside a triangle, on the side where there is room, in the first row that is free there. */
+  say(u, text, x, taken, ratio) {
+    const { ctx, bbox } = u, width = ctx.measureText(text).width + 4 * ratio, gap = 7 * ratio;
+    const start = x + gap + width < bbox.left + bbox.width ? x + gap : x - gap - width;
+    const row = Math.max(taken.findIndex((places) => places.every(([from, to]) => start + width < from || start > to)), 0);
+    taken[row].push([start, start + width]);
+    const y = bbox.top + (11 + row * (ROW + 1)) * ratio, ink = ctx.fillStyle;
+    ctx.globalAlpha = 0.85;
     ctx.fillStyle = style("--panel");
-    ctx.fillRect(x + size, y - 10 * ratio, ctx.measureText(text).width + 4 * ratio, 13 * ratio);
+    ctx.fillRect(start, y - 10 * ratio, width, ROW * ratio);
     ctx.globalAlpha = 1;
     ctx.fillStyle = ink;
-    ctx.fillText(text, x + size + 2 * ratio, y);
+    ctx.textAlign = "left";
+    ctx.fillText(text, start + 2 * ratio, y);
   }
 
   // ---- the mouse
