@@ -203,7 +203,7 @@ def velocities(study: Study) -> Figure | None:
         )
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_ylim(0, axes.get_ylim()[1] * (1 + 0.14 * len(series)))  # the legend is above the peak
+    axes.set_ylim(0, axes.get_ylim()[1] * (1 + 0.2 * len(series)))  # the legend is above the peak
     as_percent(axes.yaxis)
     axes.set_xlabel(r"$\Delta v$ to the annotated redshift (km s$^{-1}$)")
     axes.set_ylabel(f"quasars per {edges[1] - edges[0]:.0f} km s$^{{-1}}$ (%)")
