@@ -60,6 +60,8 @@ def flaky(path):
     return read(path)
 sdss._read_one, patience._WAITS = flaky, (0.05,)
 """
+#: Seconds that a worker may take over a unit where a read never ends.
+STALL = 10
 #: A slow disk.
 SLOW = """
 read = sdss._read_one
@@ -250,14 +252,17 @@ def truncated(bench: Bench, kills: int) -> Row:
 def stalled(bench: Bench, kills: int) -> Row:
     """Reading a file never ends: a pipe stands where it was."""
     files = bench.anew()
-    files[500].unlink()
-    os.mkfifo(files[500])
-    return bench.row("a read that never ends (`--stall 5`)", [bench.finish("--stall", 5)], {files[500].name})
+    middle = files[len(files) // 2]
+    middle.unlink()
+    os.mkfifo(middle)
+    code = bench.finish("--stall", STALL)
+    return bench.row(f"a read that never ends (`--stall {STALL}`)", [code], {middle.name})
 
 
 def crashing(bench: Bench, kills: int) -> Row:
     """A file kills whoever reads it."""
-    name = bench.anew()[500].name
+    files = bench.anew()
+    name = files[len(files) // 2].name
     code = bench.finish(before=CRASH.format(name=name))
     return bench.row("a file that kills its reader", [code], {name})
 

@@ -248,17 +248,18 @@ class CatalogueFolder:
     # ---- the parts
 
     def records(self) -> dict[int, Record]:
-        """Return the records of the parts that are there, by unit; what a kill left half-done is removed."""
+        """Return the records of the parts that are there, by unit."""
         found: dict[int, Record] = {}
-        for path in (self.path / "parts").iterdir():
-            if path.name.startswith("."):
-                path.unlink(missing_ok=True)
-            elif (record := _read_record(path)) and path == part_path(self.path, record.unit):
+        for path in (self.path / "parts").glob("part-*.parquet"):
+            if (record := _read_record(path)) and path == part_path(self.path, record.unit):
                 found[record.unit] = record
         return found
 
     def finish(self, records: Mapping[int, Record]) -> Summary:
-        """Write the manifest of all parts; return the summary of their rows."""
+        """Write the manifest of all parts, and remove what kills left half-written; return the summary."""
+        for folder in (self.path, self.path / "parts"):
+            for path in folder.glob(".*.part"):
+                path.unlink(missing_ok=True)
         summary = Summary()
         units = []
         for number in sorted(records):
