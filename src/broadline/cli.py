@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from broadline import launcher
 from broadline.cli_candidates import candidates
 from broadline.cli_classify import ArchiveName, CTh, CThBal, Empty, ModelName, classify, merge
 from broadline.cli_evaluate import evaluate
@@ -247,6 +248,14 @@ def models_import(
     typer.echo(f"wrote {import_weights(weights, name, output, empty_bins)}")
 
 
+def _complain(error: BroadlineError) -> None:
+    """Print an error; of several processes each prints its own, for the others may not have it."""
+    if launcher.rank() == 0:
+        say(f"broadline: {error}")
+    elif not isinstance(error, StoppedError):
+        typer.echo(f"broadline, process {launcher.rank() + 1} of {launcher.size()}: {error}", err=True)
+
+
 _INTERRUPTED = 130  # the exit code that typer and shells make of an interrupt from the keyboard
 
 
@@ -259,7 +268,7 @@ def main() -> None:
     try:
         app(prog_name="broadline")
     except BroadlineError as error:
-        say(f"broadline: {error}")
+        _complain(error)
         sys.exit(_INTERRUPTED if isinstance(error, StoppedError) else 2)
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:

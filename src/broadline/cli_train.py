@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from broadline import launcher
 from broadline.errors import StoppedError, UsageError
 from broadline.progress import ProgressBar, say
 
@@ -77,7 +78,8 @@ def train(
 ) -> None:
     """Train a network; needs torch (pip install 'broadline[train]').
 
-    A command that was stopped goes on after its last finished epoch when it is given again.
+    A command that was stopped goes on after its last finished epoch when it is given again. Several processes
+    train together when `torchrun` starts them: torchrun --nproc-per-node N -m broadline train ...
     """
     if (training_set is None) == (in_memory is None):
         raise UsageError("give a prepared SET to train on, or --in-memory N: one of the two")
@@ -133,7 +135,7 @@ def train(
                 said = _said(trained)
         except KeyboardInterrupt:
             raise StoppedError(f"interrupted; the same command goes on in {output}") from None
-    typer.echo(said)
+    _tell(said)
 
 
 def transfer(
@@ -199,7 +201,7 @@ def transfer(
             )
         except KeyboardInterrupt:
             raise StoppedError(f"interrupted; the same command goes on in {output}") from None
-    typer.echo(_said(trained))
+    _tell(_said(trained))
 
 
 def _sizes(
@@ -217,10 +219,17 @@ def _sizes(
     return Sizes(_VALIDATION if validation is None else validation, test, by_spectrum) if sized else None
 
 
+def _tell(text: str) -> None:
+    if launcher.rank() == 0:
+        typer.echo(text)
+
+
 def _said(trained: Sequence[Trained]) -> str:
-    """Return what to tell of the models."""
+    """Return what to tell of the models; nothing where another process has them."""
     from broadline.training.run import score_table
 
+    if not trained:
+        return ""
     lines = [score_table(trained) if len(trained) > 1 else f"wrote {trained[0].path}"]
     for each in trained:
         if each.test and len(trained) == 1:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from broadline import launcher
+
 if TYPE_CHECKING:
     from broadline.inputs import Inputs
     from broadline.journal import Journal
@@ -38,7 +40,7 @@ class ProgressBar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=launcher.rank() > 0 or not console.is_terminal,
             transient=True,
         )
         self.task = self.bar.add_task(title, total=1.0, rate="")
@@ -127,5 +129,6 @@ def report_run(journal: Journal | None) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line to standard error."""
-    typer.echo(text, err=True)
+    """Print a line to standard error; of several processes the first alone does."""
+    if launcher.rank() == 0:
+        typer.echo(text, err=True)

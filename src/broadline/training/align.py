@@ -21,7 +21,7 @@ from broadline.training.simulated import Examples
 if TYPE_CHECKING:
     from broadline.training.fit import TrainingData
 
-__all__ = ["Aligned", "Cycled", "Pair", "aligned", "coral", "joined"]
+__all__ = ["Aligned", "Cycled", "Pair", "aligned", "closed", "coral", "joined"]
 
 
 # ---- the distance
@@ -119,7 +119,7 @@ class Cycled:
         """Yield the batches of an epoch; the last pass is cut."""
         left = self.n_batches
         for i in range(number * self._passes, (number + 1) * self._passes):
-            with _closed(self.data.epoch(i)) as batches:
+            with closed(self.data.epoch(i)) as batches:
                 for batch in islice(batches, left):
                     yield batch
                     left -= 1
@@ -166,17 +166,12 @@ class Pair:
     def epoch(self, number: int) -> Generator[Examples, None, None]:
         """Yield the batches of an epoch, the same for the same number."""
         left, half = self._n_batches, self.batch // 2
-        with _closed(self.source.epoch(number)) as source, _closed(self.target.epoch(number)) as target:
+        with closed(self.source.epoch(number)) as source, closed(self.target.epoch(number)) as target:
             for ours, theirs in zip(source, target, strict=True):
                 theirs = theirs._replace(ids=~theirs.ids)
                 for rows in (slice(half), slice(half, self.batch))[:left]:
                     left -= 1
-                    yield joined(_part(ours, rows), _part(theirs, rows))
-
-
-def _part(batch: Examples, rows: slice) -> Examples:
-    y = Targets(*(part[rows] for part in batch.targets))
-    return Examples(batch.x[rows], y, batch.z[rows], batch.firm[rows], batch.bal[rows], batch.ids[rows])
+                    yield joined(ours.part(rows), theirs.part(rows))
 
 
 def joined(first: Examples, second: Examples) -> Examples:
@@ -193,7 +188,7 @@ def joined(first: Examples, second: Examples) -> Examples:
 
 
 @contextmanager
-def _closed(batches: Iterator[Examples]) -> Iterator[Iterator[Examples]]:
+def closed(batches: Iterator[Examples]) -> Iterator[Iterator[Examples]]:
     """Close a generator at the end, and with it the thread that reads ahead for it."""
     try:
         yield batches

@@ -87,6 +87,7 @@ class PreparedSet:
             _verify(folder / OBJECTS, manifest["objects"])
             self.columns["OBJECT"] = np.load(folder / OBJECTS, allow_pickle=False)
         self.rows = np.arange(self._first[-1])
+        self._share = slice(None)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,6 +132,12 @@ class PreparedSet:
         part.rows, part.seed = rows, self.seed if seed is None else seed
         return part
 
+    def share(self, rows: slice) -> Self:
+        """Return this set with some rows of each batch of `epoch` alone: no others are read."""
+        part = copy.copy(self)
+        part._share = rows
+        return part
+
     def epoch(self, number: int) -> Generator[Examples, None, None]:
         """Yield whole batches in an order decided by seed and number; a rest of less is left out.
 
@@ -147,46 +154,45 @@ class PreparedSet:
             yield from stream
 
     def _batches(self, number: int) -> Iterator[Examples]:
-        batch = self.preset.batch
-        rows, values = self.rows[:0], self._read(self.rows[:0])
-        for new, mixed in self._windows(number):
-            rows, values = np.append(rows, new), self._read(new, values)
-            whole = len(rows) // batch * batch
-            for i in range(0, whole, batch):
-                take = mixed[i : i + batch]
-                yield self._examples(rows[take], values[take])
-            rows, values = rows[mixed[whole:]], values[mixed[whole:]]
+        for window in self._windows(number):
+            rows = np.sort(window, axis=None)
+            values = self._read(rows)
+            for ids in window:
+                yield self._examples(ids, values[np.searchsorted(rows, ids)])
+            del values  # or the next window would be read beside it
 
     def order(self, number: int) -> Iterator[NDArray[np.int64]]:
         """Yield the rows of each batch of `epoch`."""
-        rows = self.rows[:0]
-        for new, mixed in self._windows(number):
-            rows = np.append(rows, new)[mixed]
-            whole = len(rows) // self.preset.batch * self.preset.batch
-            yield from rows[:whole].reshape(-1, self.preset.batch)
-            rows = rows[whole:]
+        for window in self._windows(number):
+            yield from window
 
-    def _windows(self, number: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield rows to be read next, and in which order they and those left from before make batches.
+    def _windows(self, number: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of some batches that are read as one, shape (n_batches, n).
 
-        Runs of consecutive rows are drawn at random, and 256 such runs are shuffled as one.
+        Runs of consecutive rows are drawn at random, and 256 such runs are shuffled as one. What is left of
+        them, less than a batch, goes into the next window.
         """
         if problem := one_sided(self.columns["CLASS"][self.rows] == QSO):
             raise UsageError(f"the {len(self):,} spectra of {self.folder} to learn from hold {problem}")
         rng = np.random.Generator(np.random.SFC64([self.seed, number]))
         size = max(1, _CHUNK * _ROW // int(np.prod(self._shape)))
         chunks = np.array_split(self.rows, np.arange(size, len(self.rows), size))
-        order, left = rng.permutation(len(chunks)), 0
+        order, batch, left = rng.permutation(len(chunks)), self.preset.batch, self.rows[:0]
         for start in range(0, len(order), _WINDOW):
-            new = np.concatenate([chunks[i] for i in order[start : start + _WINDOW]])
-            mixed = rng.permutation(left + len(new))
-            yield new, mixed
-            left = len(mixed) % self.preset.batch
+            rows = np.concatenate([left, *(chunks[i] for i in order[start : start + _WINDOW])])
+            rows = rows[rng.permutation(len(rows))]
+            whole = len(rows) // batch * batch
+            yield rows[:whole].reshape(-1, batch)[:, self._share]
+            left = rows[whole:]
 
-    def ordered(self) -> Iterator[Examples]:
-        """Yield all spectra in the order of their rows, for validation; the last batch may be small."""
-        for start in range(0, len(self), self.preset.batch):
-            rows = self.rows[start : start + self.preset.batch]
+    def ordered(self, first: int = 0, every: int = 1) -> Iterator[Examples]:
+        """Yield all spectra in the order of their rows, for validation; the last batch may be small.
+
+        Of these batches number `first` and each `every`-th after it are read and yielded.
+        """
+        batch = self.preset.batch
+        for start in range(first * batch, len(self), every * batch):
+            rows = self.rows[start : start + batch]
             yield self._examples(rows, self._read(rows))
 
     def counts(self) -> Counts:
@@ -203,14 +209,9 @@ class PreparedSet:
             positives, negatives = positives + part.positives, negatives + part.negatives
         return Counts(positives, negatives, len(self))
 
-    def _read(
-        self, rows: NDArray[np.int64], before: NDArray[np.float16] | None = None
-    ) -> NDArray[np.float16]:
-        """Return the values in some rows, after what came before. Files are mapped only while being read."""
-        n_before = 0 if before is None else len(before)
-        values = np.empty((n_before + len(rows), *self._shape), dtype=np.float16)
-        if before is not None:
-            values[:n_before] = before
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Return the values in some rows, which rise. Files are mapped only while being read."""
+        values = np.empty((len(rows), *self._shape), dtype=np.float16)
         shard = np.searchsorted(self._first, rows, side="right") - 1
         cuts = np.flatnonzero(np.diff(shard)) + 1
         for which in np.split(np.arange(len(rows)), cuts) if len(rows) else []:
@@ -218,7 +219,7 @@ class PreparedSet:
             path = shard_paths(self.folder, self.shards[i])[0]
             try:
                 image = np.load(path, mmap_mode="r", allow_pickle=False)
-                values[n_before + which[0] : n_before + which[-1] + 1] = image[rows[which] - self._first[i]]
+                values[which[0] : which[-1] + 1] = image[rows[which] - self._first[i]]
             except (OSError, ValueError, IndexError) as error:
                 raise UsageError(f"{path} cannot be read any more ({error}); start again") from error
         return values

@@ -7,15 +7,16 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from broadline.errors import UsageError
+from broadline.errors import StoppedError, UsageError
 from broadline.model import save_model
 from broadline.training.checkpoint import load_checkpoint, request_of, save_checkpoint
 from broadline.training.logs import Log
@@ -55,13 +56,14 @@ class ReadAgain:
     Attributes
     ----------
     read : callable
-        Returns an iterator over the batches from the first, such as `PreparedSet.ordered`.
+        Given `first` and `every`, it returns an iterator over the batch of that number, from 0, and each
+        `every`-th after it, such as `PreparedSet.ordered`.
     """
 
-    read: Callable[[], Iterator[Examples]]
+    read: Callable[[int, int], Iterator[Examples]]
 
     def __iter__(self) -> Iterator[Examples]:
-        return self.read()
+        return self.read(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ def fit(
 ) -> Path:
     """Train a network and return its model file; go on where an earlier run in the folder was stopped.
 
+    Several processes (`processes.Processes`) train it together; the first alone writes.
+
     Parameters
     ----------
     preset : Preset
@@ -142,13 +146,15 @@ def fit(
     card : dict of str to str, optional
         Goes into the model file.
     on_step : callable, optional
-        Told of each step, on a GPU of each 64th.
+        Told of each step, on a GPU of each 64th, by the first process.
 
     Raises
     ------
     UsageError
         If there is less than a batch of data, the folder holds a checkpoint of another run or a damaged one,
         or cannot be written, or the loss is not finite. Checkpoints stay as they are.
+    StoppedError
+        If another process has ended, or says why all do.
     ValueError
         If the validation examples can be gone through only once.
 
@@ -165,6 +171,8 @@ def fit(
         run.request["fingerprint"] = fingerprint
     if check_every:
         run.request["check_every"] = check_every
+    if not run.processes.first:
+        on_step = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run.resume()
@@ -175,6 +183,10 @@ def fit(
                 if on_step:
                     stopped = run.epoch < run.epochs and not run.goes_on(patience)
                     on_step(run.progress(run.epoch - 1, loss, best.scores, stopped))
+    except RuntimeError as error:
+        if not run.processes.lost(error):
+            raise
+        raise StoppedError(f"another process has ended; the same command goes on in {folder}") from error
     except OSError as error:
         raise UsageError(
             f"cannot write into {folder}: {error}; the last checkpoint is intact, start again to go on"
@@ -258,6 +270,8 @@ class _Run:
             "n_spectra": len(data),
         } | (start.request if start else {})
         self.learner = Learner(preset, self.n_steps, seed, precision, counts, start)
+        self.processes = self.learner.processes
+        data = self.processes.share(data, preset.batch)
         self.data = resident(data, self.learner.device) if self.learner.gpu else data
         self.epoch, self.best, self.stale = 0, -math.inf, 0
         # Of this epoch, and the best merit before it.
@@ -311,8 +325,9 @@ class _Run:
         i, value = found
         batch, step = losses.batches[i], self.learner.step - len(losses.batches) + i
         bad = ~torch.isfinite(batch.x.flatten(1)).all(dim=1).cpu().numpy()
-        names = ", ".join(self.data.names(batch.ids[bad] if bad.any() else batch.ids))
-        raise UsageError(
+        ids, bad = map(np.concatenate, zip(*self.processes.everyone([(batch.ids, bad)]), strict=True))
+        names = ", ".join(self.data.names(ids[bad] if bad.any() else ids))
+        self._end(
             f"the loss is {value} at step {step} of epoch {self.epoch}, on {names}; {_INTACT}: use a lower "
             "learning rate, or look at these spectra"
         )
@@ -320,10 +335,16 @@ class _Run:
     def check(self, validation: Iterable[Examples]) -> None:
         """Score the weights that would be saved now, and save them if they are the best."""
         task, step = self.learner.task, self.learner.step
-        scores = task.validate(self.learner.averaged, validation)
+        rank, n = self.processes.rank, self.processes.n
+        if isinstance(validation, ReadAgain):
+            mine = validation.read(rank, n)
+        else:
+            mine = islice(validation, rank, None, n)
+        scores = task.validate(self.learner.averaged, mine, self.processes.everyone)
+        scores = self.processes.decided(scores)  # rounded otherwise elsewhere, they could part the processes
         if not math.isfinite(scores["loss"]):
             when = "in" if step % (self.n_steps // self.epochs) else "after"
-            raise UsageError(
+            self._end(
                 f"the loss on validation is {scores['loss']} {when} epoch {self.epoch}; {_INTACT}: "
                 "use a lower learning rate"
             )
@@ -332,26 +353,34 @@ class _Run:
             self.best = self.checks[-1].merit
             self._save("model.onnx", scores)
 
+    def _end(self, why: str) -> NoReturn:
+        """Stop all processes, which have come to the same end; the first says why."""
+        raise UsageError(why) if self.processes.first else StoppedError(why)
+
     def finish_epoch(self, log: Log, loss: float) -> _Check:
         """Save last weights, log and checkpoint; return the best check."""
         self._save("last.onnx", self.checks[-1].scores)
         best = max(self.checks, key=lambda check: check.merit)
         self.stale = 0 if best.merit > self.before else self.stale + 1
-        log.add(self.epoch, best.step, round(time.time()), loss, best.merit, best.scores)
         self.epoch += 1
-        state = {"epoch": self.epoch, "best": self.best, "stale": self.stale} | self.learner.state()
-        save_checkpoint(self.folder / "checkpoint.pt", self.request, state)
+        if self.processes.first:
+            log.add(self.epoch - 1, best.step, round(time.time()), loss, best.merit, best.scores)
+            state = {"epoch": self.epoch, "best": self.best, "stale": self.stale} | self.learner.state()
+            save_checkpoint(self.folder / "checkpoint.pt", self.request, state)
         return best
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
         load_checkpoint(self.folder / "checkpoint.pt", self.request, self.learner.device, self._restore)
+        self.processes.agree(self.request | {"steps done": self.learner.step})
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.learner.restore(state)
         self.epoch, self.best, self.stale = int(state["epoch"]), float(state["best"]), int(state["stale"])
 
     def _save(self, name: str, scores: dict[str, float]) -> None:
+        if not self.processes.first:
+            return
         card = self.card | {
             "preset": self.preset.name,
             "training": json.dumps(self.preset.training()),

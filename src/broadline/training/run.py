@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from broadline import launcher
 from broadline.errors import UsageError
 from broadline.model import Model, save_model
 from broadline.networks.architecture import QuasarNETConfig
@@ -88,6 +89,8 @@ def train_prepared(
 ) -> list[Trained]:
     """Train on a set on disk, once for each split of it; return the models and their scores.
 
+    Of several processes (`fit`) the first returns them, and the others nothing.
+
     Parameters
     ----------
     preset : Preset
@@ -124,7 +127,7 @@ def train_prepared(
     places = [folder / f"split-{i:02d}" for i in range(len(parts))] if len(parts) > 1 else [folder]
     trained = []
     for i, (split, place) in enumerate(zip(parts, places, strict=True)):
-        if on_split:
+        if on_split and launcher.rank() == 0:
             on_split(i, len(parts))
         source = splits.name if isinstance(splits, Path) else f"seed {seed}"
         known_as = f"split {i} of {len(parts)} ({source})"
@@ -135,9 +138,12 @@ def train_prepared(
         path, test = _train_split(
             whole, split, place, card, epochs, patience, seed + i, precision, start, on_step
         )
+        if launcher.rank():
+            continue
         scores = best_scores(place)
         trained.append(Trained(path, scores, leaks, test and {name: test[name] for name in scores}))
-    write_splits(folder / "splits.parquet", parts, objects)
+    if launcher.rank() == 0:
+        write_splits(folder / "splits.parquet", parts, objects)
     return trained
 
 
@@ -201,6 +207,8 @@ def _train_split(
         card=card,
         on_step=on_step,
     )
+    if launcher.rank():  # the first process does the rest
+        return path, None
     # Before it is calibrated, as validation scores it.
     test = _scored(path, whole.subset(split.test), counts) if len(split.test) else None
     if _tells_errors(preset) and not Model(path.read_bytes()).recipe.calibration:
@@ -316,7 +324,9 @@ def train_in_memory(
         card=card,
         on_step=on_step,
     )
-    return calibrate_in_memory(path, preset, seed, templates) if _tells_errors(preset) else path
+    if launcher.rank() or not _tells_errors(preset):
+        return path
+    return calibrate_in_memory(path, preset, seed, templates)
 
 
 def calibrate_in_memory(path: Path, preset: Preset, seed: int, templates: str | None) -> Path:

@@ -71,6 +71,11 @@ class Examples(NamedTuple):
     bal: NDArray[np.int8]
     ids: NDArray[np.int64]
 
+    def part(self, rows: slice) -> Examples:
+        """Return some of them."""
+        y = Targets(*(part[rows] for part in self.targets))
+        return Examples(self.x[rows], y, self.z[rows], self.firm[rows], self.bal[rows], self.ids[rows])
+
 
 class Simulated:
     """Epochs of simulated examples; the same number gives the same examples.

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import lightning_fabric
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from broadline.training.objective import Counts, Targets
 from broadline.training.presets import Preset
+from broadline.training.processes import Processes, share_statistics
 from broadline.training.simulated import Examples
 from broadline.training.task import task_of
 from broadline.training.transfer import Start, freeze, groups
@@ -67,6 +67,8 @@ class Learner:
     task : Task
     network, averaged : QuasarNET or ConvNet
         What learns, and what is saved and scored: the running mean of its weights, or itself.
+    processes : Processes
+        Those that learn together.
     device : torch.device
     gpu : bool
         `is_gpu` of it.
@@ -85,9 +87,8 @@ class Learner:
     ) -> None:
         self.preset, self.n_steps, self.step, self.start = preset, n_steps, 0, start
         self.seed = seed
-        self.fabric = lightning_fabric.Fabric(
-            accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
-        )
+        self.processes = Processes(precision)
+        self.fabric = self.processes.fabric
         self.device = self.fabric.device
         self.gpu = is_gpu(self.device)
         on_device = counts and Counts(
@@ -98,6 +99,8 @@ class Learner:
         self.network = self.task.network()
         if start:
             start.load(self.network)
+        if self.processes.n > 1:
+            share_statistics(self.network)
         self.network.to(self.device)
         self.averaged, self._kept, self._new = self.network, list[Tensor](), list[Tensor]()
         if preset.averaging:
@@ -124,15 +127,19 @@ class Learner:
         return _LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * share))
 
     def learn(self, batch: Examples) -> Tensor:
-        """Take a step; return the loss before it, on the device. The next step overwrites that."""
+        """Take a step; return the loss before it, on the device. The next step overwrites that.
+
+        Of several processes each has its rows of a batch; the loss is that of the whole.
+        """
         x = batch.x.to(self.device)
-        y = Targets(*(part.to(self.device) for part in batch.targets))
+        y = self.processes.joined(Targets(*(part.to(self.device) for part in batch.targets)))
         if self._cost is None:
             self._cost = self._rehearsed(x, y)
         # Before the forward pass: a captured graph writes new gradients where the old ones are.
         self.optimiser.zero_grad(set_to_none=True)
         loss = self._cost(x, y)
         self.fabric.backward(loss)
+        self.processes.average(self.network.parameters())
         self.optimiser.step()
         self.schedule.step()
         self._average()
@@ -146,21 +153,25 @@ class Learner:
         """
         before = [buffer.clone() for buffer in self.network.buffers()]
         try:
-            cost = self._compiled()
-            with torch.random.fork_rng([self.device] if self.gpu else []):
-                self.fabric.backward(cost(x, y))
+            cost = self._tried(self._compiled(), x, y)
         except Exception as error:  # whatever it is: if compilation is not at fault, it will come again
             reason = str(error).partition("\n")[0] or type(error).__name__
             warnings.warn(
                 f"training goes on slower, for the network cannot be compiled: {reason}", stacklevel=3
             )
-            cost = self._eager(self._outputs)
+            # Tried too: of several processes each must tell the others as much, whether it could or not.
+            cost = self._tried(self._eager(self._outputs), x, y)
         for buffer, value in zip(self.network.buffers(), before, strict=True):
             buffer.copy_(value)
         return cost
 
+    def _tried(self, cost: _Cost, x: Tensor, y: Targets) -> _Cost:
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            self.fabric.backward(cost(x, y))
+        return cost
+
     def _outputs(self, x: Tensor) -> Any:
-        return self.task.outputs(self.network, x)
+        return self.processes.joined(self.task.outputs(self.network, x))
 
     def _eager(self, forward: Callable[[Tensor], Any]) -> _Cost:
         def cost(x: Tensor, y: Targets) -> Tensor:
@@ -171,7 +182,7 @@ class Learner:
         return cost
 
     def _compiled(self) -> _Cost:
-        if not self.gpu:
+        if not self.gpu or self.processes.n > 1:  # what they tell each other cannot be captured
             return self._eager(torch.compile(self._outputs))
         # The loss is a hundred small kernels more: captured with the rest, they are launched as one.
         whole = torch.compile(
@@ -195,9 +206,12 @@ class Learner:
     def start_epoch(self) -> None:
         """Make ready to learn, also after the network was scored.
 
-        What dropout draws next is decided by seed and step, or a run that goes on would draw otherwise.
+        What dropout draws next is decided by seed and step, or a run that goes on would draw otherwise. Each
+        process draws for itself, as each has other rows.
         """
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.step]).generate_state(1)[0]))
+        rank = self.processes.rank
+        draw = np.random.SeedSequence([self.seed, self.step, rank] if rank else [self.seed, self.step])
+        torch.manual_seed(int(draw.generate_state(1)[0]))
         self.network.train()
         if self.start and self.start.trunk_rate == 0:
             freeze(self.network)

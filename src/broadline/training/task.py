@@ -31,7 +31,7 @@ from broadline.training.objective import (
 )
 from broadline.training.presets import Preset
 from broadline.training.simulated import Examples
-from broadline.training.validation import classified, validate
+from broadline.training.validation import Everyone, classified, validate
 
 __all__ = ["AlignedTask", "LineTask", "QuasarTask", "Task", "task_of"]
 
@@ -67,8 +67,10 @@ class Task(Protocol):
         """Return how far off the outputs of a batch are."""
         ...
 
-    def validate(self, network: nn.Module, examples: Iterable[Examples]) -> dict[str, float]:
-        """Return scores on held-out examples, the loss among them."""
+    def validate(
+        self, network: nn.Module, examples: Iterable[Examples], everyone: Everyone = list
+    ) -> dict[str, float]:
+        """Return scores on held-out examples, the loss among them; of all that `everyone` has."""
         ...
 
     def merit(self, scores: Mapping[str, float]) -> float:
@@ -128,12 +130,14 @@ class LineTask:
         assert preset.loss != "cross-entropy"
         return equation_1(logits, offset, y, preset.loss, self.counts, offset_range=stretch)
 
-    def validate(self, network: nn.Module, examples: Iterable[Examples]) -> dict[str, float]:
+    def validate(
+        self, network: nn.Module, examples: Iterable[Examples], everyone: Everyone = list
+    ) -> dict[str, float]:
         """Return loss, purity, completeness and redshift errors (`validation.validate`)."""
         # Networks with errors are deflated when they are calibrated: they are scored as they will be used.
         taken_off = inflation(self.config) if self.config.sigma else 0.0
         assert isinstance(network, QuasarNET)
-        return validate(network, examples, self.loss, self.preset.representation.grid, taken_off)
+        return validate(network, examples, self.loss, self.preset.representation.grid, taken_off, everyone)
 
     def merit(self, scores: Mapping[str, float]) -> float:
         """Return minus the loss."""
@@ -176,10 +180,12 @@ class QuasarTask:
         """Return the binary cross-entropy, its mean over the weights."""
         return _cross_entropy(outputs, y)
 
-    def validate(self, network: nn.Module, examples: Iterable[Examples]) -> dict[str, float]:
+    def validate(
+        self, network: nn.Module, examples: Iterable[Examples], everyone: Everyone = list
+    ) -> dict[str, float]:
         """Return loss, precision, recall and F1 at a probability of one half (`validation.classified`)."""
         assert isinstance(network, ConvNet)
-        return classified(network, examples, _cross_entropy)
+        return classified(network, examples, _cross_entropy, everyone)
 
     def merit(self, scores: Mapping[str, float]) -> float:
         """Return minus the loss, or F1, as the preset wants."""
