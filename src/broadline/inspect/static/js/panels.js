@@ -112,7 +112,10 @@ export function drawStrip(items, choose) {
       canvas,
       element("span", { class: ruled ? "done" : "quiet" }, `${ruled ? "✓ " : ""}${at + 1}: ${spectrum ? brief(spectrum) : "…"}`),
     );
-    if (spectrum?.pixels) requestAnimationFrame(() => drawSmall(canvas, thumbnail(spectrum.pixels, 90)));
+    if (spectrum?.pixels) {
+      spectrum.pixels.small ??= thumbnail(spectrum.pixels, 90);
+      requestAnimationFrame(() => drawSmall(canvas, spectrum.pixels.small));
+    }
     return button;
   }));
 }

@@ -61,17 +61,17 @@ export function smooth({ flux, error }, width) {
 export function fluxRange({ wavelength, error }, mean, from, to) {
   const errors = Array.from(error).filter(Number.isFinite).sort((a, b) => a - b);
   const loud = 4 * (errors[errors.length >> 1] || Infinity);
-  const seen = [];
+  let low = Infinity, high = -Infinity, n = 0, before = 0, last = 0;
   for (let i = 0; i < mean.length; i++) {
-    if (mean[i] !== null && wavelength[i] >= from && wavelength[i] <= to && error[i] < loud) seen.push(mean[i]);
+    const value = mean[i];
+    if (value === null || wavelength[i] < from || wavelength[i] > to || !(error[i] < loud)) continue;
+    if (++n >= 3) {
+      low = Math.min(low, Math.max(before, last, value));
+      high = Math.max(high, Math.min(before, last, value));
+    }
+    [before, last] = [last, value];
   }
-  if (!seen.length) return [-1, 1];
-  let low = Infinity, high = -Infinity;
-  for (let i = 0; i < seen.length; i++) {
-    const three = seen.slice(Math.max(0, Math.min(i, seen.length - 3)), i + 3);
-    low = Math.min(low, Math.max(...three));
-    high = Math.max(high, Math.min(...three));
-  }
+  if (n < 3) return [-1, 1];
   const room = Math.max(high - low, 1e-3 * Math.abs(high), 1e-6);
   return [Math.min(low - 0.12 * room, 0), high + 0.15 * room];
 }
