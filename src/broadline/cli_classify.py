@@ -80,7 +80,7 @@ def classify(
         from broadline.dry_run import rehearse
 
         typer.echo(rehearse(paths, choice, archive, workers, batch).describe())
-    elif target.suffix and not output.endswith("/") and not target.is_dir():
+    elif _is_file(output):
         if cluster:
             raise UsageError("--cluster needs a folder to write to, such as -o catalogue/")
         with ProgressBar() as progress:
@@ -107,6 +107,15 @@ def classify(
         if layout:
             raise UsageError(f"{output} is a folder; --layout is for `broadline merge`, once it is finished")
         _classify_folder(paths, target, choice, archive, workers, batch, stall, cluster)
+
+
+def _is_file(output: str) -> bool:
+    """Tell whether an output is a file: it has a suffix, and is no folder that could be a catalogue."""
+    from broadline.writers import SUFFIXES
+
+    target = Path(output)
+    known = target.name.lower().endswith(SUFFIXES)
+    return bool(target.suffix) and not output.endswith("/") and (known or not target.is_dir())
 
 
 def _classify_folder(
