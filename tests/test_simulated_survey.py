@@ -144,7 +144,7 @@ def killed(folder: Path, how: signal.Signals, group: bool) -> tuple[int, str]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(list((folder / ".parts").glob("*.npy"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(random.uniform(0, 0.1))
