@@ -10,8 +10,8 @@ probably wrong, single lines, lines in conflict and borderline broad absorption 
 eight tenths of the survey to choose from, other divisions of the verdicts and another order of learning. All
 is scored on another part of the survey, where the inspector could be sure, by what is true.
 
-What is in FOLDER is not done again, and what was stopped goes on. The full run is planned for an hour on two
-quiet cores at float32; the text says what it took.
+What is in FOLDER is not done again, and what was stopped goes on. By the cost of its parts a full run takes
+some 3,600 seconds of processor time at float32, most of an hour on two cores; the text says what it took.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -291,6 +292,7 @@ def experiment(options: argparse.Namespace) -> str:
             results[n, order] = [it.run(Run(order, n, seed)) for seed in seeds]
     n_all = round(CHOICE * len(it.worth))
     results[n_all, "all"] = [it.run(Run("random", 0, seed)) for seed in seeds]
+    options.figures.mkdir(parents=True, exist_ok=True)
     figure(start, results, options.figures / "learn.png")
     hours = sum(run["seconds"] for runs in results.values() for run in runs) / 3600
     text = (
@@ -334,6 +336,8 @@ def main() -> None:
     text = experiment(options)
     print(text)
     if options.output:
+        shown = os.path.relpath(options.figures / "learn.png", options.output.parent)
+        text += f"\n\n![Purity and completeness against the number of verdicts]({shown})"
         write_between(options.output, "learn.py", text)
 
 

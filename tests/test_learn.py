@@ -239,7 +239,7 @@ def test_without_rehearsal_it_forgets_and_is_not_let_go(
     monkeypatch.setattr(tune, "RATE", 1.0)
     monkeypatch.setattr(tune, "Mixed", NothingKept)
     monkeypatch.setattr(rehearsal.FromSet, "stopping", lambda *_: [])
-    answer = learn(verdicts, tmp_path / "out")
+    answer = learn(verdicts, tmp_path / "out", *world.rehearsed(), "--epochs", 4)
     assert answer.code == 1
     found = gains(tmp_path / "out")
     assert not found["shipped"] and not (tmp_path / "out" / "model.onnx").exists()

@@ -187,7 +187,8 @@ class Attempts(Generic[U]):
             case.guilty.append((task.unit, reason))
             tell("quarantined")
             self._probed(task.number)
-        elif not case.searched and len(pieces := task.unit.pieces()) > 1:
+        elif not case.searched:
+            pieces = task.unit.pieces()
             case.to_probe = len(pieces)
             self._again.extend(Task(task.number, piece, probe=True) for piece in pieces)
             tell("searched")

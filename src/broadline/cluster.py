@@ -26,8 +26,10 @@ __all__ = ["DaskEngine"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_A_THREAD = 2  # items under way for each thread of the workers there are: one at work, one waiting
-_AT_LEAST = 4  # items under way though there is no worker yet: what clusters that grow by need look at
+# Items under way: two for each thread of the workers there are, one at work and one waiting; and some though
+# there is no worker yet, as clusters that grow by need look at that. Of a cluster on this machine one a thread
+# will do: what waits on a worker that dies is held to have failed too.
+_A_THREAD, _AT_LEAST = 2, 4
 _ANSWER = 30  # seconds to wait for a scheduler
 
 
@@ -64,15 +66,13 @@ class DaskEngine(Generic[Item, Result]):
         self._how = (uuid4().hex, make, arguments, limit)
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._under_way: dict[Future, tuple[Item, float]] = {}
-        self._room = _AT_LEAST
-        self._room_known = float("-inf")
+        self._threads = 0
+        self._counted = float("-inf")
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        # What they have to say, `outcomes` says better.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self._client = self._stack.enter_context(_connected(self._cluster))
-        if not self._client.nthreads():
+        if not self._count():
             warnings.warn("the cluster has no workers yet; the work waits for them", stacklevel=2)
         return self
 
@@ -83,14 +83,19 @@ class DaskEngine(Generic[Item, Result]):
 
     def has_room(self) -> bool:
         """Return whether fewer items are under way than keep all workers busy, as many as there are now."""
-        if time.monotonic() - self._room_known > 1:
-            try:
-                threads = sum(self._client.nthreads().values())
-            except Exception as error:  # of many kinds, as the connection was in whatever state
-                raise self._lost() from error
-            self._room = max(_A_THREAD * threads, _AT_LEAST)
-            self._room_known = time.monotonic()
-        return len(self._under_way) < self._room
+        if time.monotonic() - self._counted > 1:
+            self._count()
+        room = self._threads if "://" not in self._cluster else max(_A_THREAD * self._threads, _AT_LEAST)
+        return len(self._under_way) < room
+
+    def _count(self) -> int:
+        """Return how many threads the workers have now."""
+        try:
+            self._threads = sum(self._client.nthreads().values())
+        except Exception as error:  # of many kinds, as the connection was in whatever state
+            raise self._lost() from error
+        self._counted = time.monotonic()
+        return self._threads
 
     def submit(self, item: Item) -> None:
         """Have an item done by some worker."""
@@ -143,13 +148,20 @@ def _connected(cluster: str) -> Iterator[Client]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UsageError("--cluster needs Dask: pip install 'broadline[cluster]'") from error
+    for handler in logging.getLogger("distributed").handlers:
+        handler.setLevel(logging.CRITICAL)  # what it has to say, `DaskEngine` says better
     if local := re.fullmatch(r"local(?::([1-9]\d*))?", cluster):
         n = int(local[1] or available_cores())
-        # A unit that kills its worker is tried again by `Attempts`, which keeps count.
-        with dask.config.set({"distributed.scheduler.allowed-failures": 0}), deaf_children():
-            here = LocalCluster(n_workers=n, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
-        with here, Client(here, set_as_default=False) as client:
-            yield client
+        settings = {
+            "distributed.scheduler.allowed-failures": 0,  # `Attempts` tries again, and keeps count
+            "distributed.deploy.lost-worker-timeout": "1 hour",  # a worker that died may be slow to come back
+        }
+        options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+        with dask.config.set(settings):
+            with deaf_children():
+                here = LocalCluster(n_workers=n, host="127.0.0.1", **options)
+            with here, Client(here, set_as_default=False) as client:
+                yield client
     elif "://" in cluster:
         try:
             client = Client(cluster, timeout=_ANSWER, set_as_default=False)
