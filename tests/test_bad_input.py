@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -471,7 +470,7 @@ def test_full_disk_for_a_model(survey: Path, tiny_model: Path, command: Command)
 OUTPUTS = {
     "folder that is not there": ("no/out.parquet", r"no/out.parquet: the folder no does not exist"),
     "folder that is a file": ("afile/out.parquet", r"afile/out.parquet: afile is not a folder"),
-    "folder itself": ("out.parquet", r"folder \S*out.parquet holds other things"),
+    "folder itself": ("out.parquet", r"out.parquet: is a folder"),
 }
 
 
@@ -481,11 +480,11 @@ def test_unwritable_output(
 ) -> None:
     Path("afile").touch()
     if output == "out.parquet":
-        Path(output, "spectra").mkdir(parents=True)
+        Path(output).mkdir()
     answer = command("classify", "in", "-o", output, "--model", tiny_model)
     assert answer.code == 2
     (line,) = answer.err.splitlines()
-    assert re.match(f"broadline: {message}", line)
+    assert line.startswith(f"broadline: {message}")
 
 
 def test_output_folder_that_may_not_be_written_to(

@@ -482,6 +482,11 @@ def test_what_inspectors_settle_on_is_a_truth_table(
     assert known.z[row[SWAPPED[0]]] == pytest.approx(true_z(SWAPPED[0]))
     assert [int(known.confidence[row[i]]) for i in (0, STAR_CALLED, 8, 9)] == [3, 3, 0, 0]
     assert known.bal_flag[row[STAR_CALLED]] == -1 and row[5] == -1
+    drawn = set(rank(subjects).controls.tolist())
+    assert known.control is not None
+    assert [bool(known.control[row[i]]) for i in (0, STAR_CALLED, 8)] == [
+        i in drawn for i in (0, STAR_CALLED, 8)
+    ]
 
 
 def test_a_truth_table_comes_in_as_verdicts_of_its_name(subjects: Subjects, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from broadline.errors import UsageError
 from broadline.evaluation.shares import Mask
 from broadline.inspect.agreement import same, settled
+from broadline.inspect.queue import control_sample
 from broadline.inspect.rulings import KINDS, Ruling, Verdict, inspector_name
 from broadline.inspect.subjects import Subjects
 from broadline.truth import CLASSES, UNKNOWN, match, read_truth_table
@@ -113,7 +114,8 @@ def _as_written(text: str) -> str:
 def _truth_table(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) -> pa.Table:
     """Return what inspectors settled on, a row a spectrum, by the columns of a plain truth table.
 
-    Spectra that are disputed, or that nobody could identify, have no class and confidence 0.
+    Spectra that are disputed, or that nobody could identify, have no class and confidence 0. QUEUE says which
+    are of the control sample, drawn at random.
     """
     rows = np.array([*standing], dtype=np.int64)
     found = [settled(verdicts) for verdicts in standing.values()]
@@ -136,6 +138,9 @@ def _truth_table(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) 
         "INSPECTORS": pa.array(
             [_inert(", ".join(verdict.inspector for verdict in verdicts)) for verdicts in standing.values()],
             pa.string(),
+        ),
+        "QUEUE": pa.array(
+            np.where(np.isin(rows, control_sample(subjects)), "control", "ranked"), pa.string()
         ),
         "COMMENT": pa.array([_inert(r.comment) for r in rulings], pa.string()),
     }

@@ -18,7 +18,18 @@ from broadline.flags import Flag
 from broadline.inspect.subjects import Subjects
 from broadline.truth import CLASSES, FIRM, QSO, UNKNOWN, match, read_truth_table
 
-__all__ = ["QUEUES", "REASONS", "WEIGHTS", "Opinion", "Ranking", "Reason", "pipeline", "rank", "truth"]
+__all__ = [
+    "QUEUES",
+    "REASONS",
+    "WEIGHTS",
+    "Opinion",
+    "Ranking",
+    "Reason",
+    "control_sample",
+    "pipeline",
+    "rank",
+    "truth",
+]
 
 
 class Reason(IntFlag):
@@ -158,7 +169,7 @@ def rank(subjects: Subjects, opinions: Mapping[str, Opinion] | None = None) -> R
     opinions = opinions or {}
     called, classified = subjects.catalogue.called, ~subjects.catalogue.unclassified
     wrong = _wrong(subjects)
-    controls = _controls(subjects)
+    controls = control_sample(subjects)
     flags = np.nan_to_num(subjects.columns.get("FLAGS", np.zeros(len(subjects)))).astype(np.int64)
     single = (
         subjects.mask("NEEDS_VI") if "NEEDS_VI" in subjects.columns else called & (_n_lines(subjects) == 1)
@@ -222,7 +233,7 @@ def _differs(subjects: Subjects, opinion: Opinion) -> Mask:
     return np.asarray(opinion.firm & ~agrees)
 
 
-def _controls(subjects: Subjects) -> Ints:
+def control_sample(subjects: Subjects) -> Ints:
     """Return the control sample, which is the same whenever the same catalogue is opened."""
     called = np.flatnonzero(subjects.catalogue.called)
     random = np.random.default_rng(int(subjects.sha256[:16], 16))
