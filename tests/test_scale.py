@@ -451,10 +451,10 @@ def test_a_file_that_stalls_its_worker_is_set_aside(
     os.mkfifo(copy / "spec-4055-55359-0005.fits")
     monkeypatch.setattr(attempts, "_TRIES", 1)
     monkeypatch.setattr(attempts, "_PROBES", 1)
-    done = run(copy, stall=4.0)
+    done = run(copy, stall=5.0)
     assert len(table_of(tmp_path / "out")) == N_SPECTRA
     (note,) = done.summary.notes
-    assert note.endswith("spec-4055-55359-0005.fits: set aside: it was not done after 4 s")
+    assert note.endswith("spec-4055-55359-0005.fits: set aside: it was not done after 5 s")
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Items under way: two for each thread of the workers there are, one at work and one waiting; and some though
-# there is no worker yet, as clusters that grow by need look at that. Of a cluster on this machine one each
-# will do: what waits on a worker that dies is held to have failed too.
+# there is no worker yet, as clusters that grow by need look at that. For a cluster on this machine one is
+# enough: what waits on a worker that dies is held to have failed too.
 _A_THREAD, _AT_LEAST = 2, 4
 _ANSWER = 30  # seconds to wait for a scheduler
 
