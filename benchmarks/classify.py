@@ -196,7 +196,7 @@ def quasarnp_rows(
         process_preds(output, lines, bal, verbose=False)
 
     low, mid = best(run, 3)
-    return mid / 1000, f"{1e3 * mid:.0f} ({1e3 * low:.0f}) us"
+    return mid / fits.getval(plate, "NAXIS2"), f"{1e3 * mid:.0f} ({1e3 * low:.0f}) us"
 
 
 def keras_layers(parameters: Parameters, config: QuasarNETConfig) -> dict[str, dict[str, np.ndarray]]:
@@ -334,8 +334,13 @@ def main() -> None:
 
 def shown(options: argparse.Namespace) -> list[str]:
     """Return the options that were given, paths without their folders."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    return [f"--{name} {value.name if isinstance(value, Path) else value}" for name, value in given.items()]
+
+    def text(value: object) -> str:
+        if isinstance(value, list):
+            return " ".join(map(str, value))
+        return value.name if isinstance(value, Path) else str(value)
+
+    return [f"--{name} {text(value)}" for name, value in vars(options).items() if value is not None]
 
 
 def measure(folder: Path, options: argparse.Namespace) -> list[tuple[str, str, str]]:
