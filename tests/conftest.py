@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 # A shell that starts the tests in the background lets them, and all they start, ignore interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's matter.
+settings.register_profile("broadline", deadline=None)
+settings.load_profile("broadline")
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -58,7 +58,7 @@ def test_the_distance_is_that_of_numpy_covariances() -> None:
     assert float(coral(a, b, ones(a), ones(b))) == pytest.approx(expected, rel=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.floats(-3, 3))
 def test_the_distance_knows_no_mean_and_no_order(seed: int, shift: float) -> None:
     rng = np.random.default_rng(seed)

@@ -182,7 +182,7 @@ one_fit = st.tuples(
     st.sampled_from([0.3, 1.99, 2.6]),
 )
 many_fits = st.lists(one_fit, min_size=1, max_size=30)
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40)
 
 
 def studied(rows: Sequence[tuple[Any, ...]]) -> tuple[Fits, Sample]:

@@ -90,7 +90,7 @@ def test_errors_are_widened_by_the_scale_for_one_line_or_for_several() -> None:
     assert pair == pytest.approx(3 * 0.003 / math.sqrt(2))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_combined_redshift_lies_between_its_lines_and_is_surer_than_each(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -132,7 +132,7 @@ def test_the_error_of_a_redshift_is_that_of_its_offset() -> None:
     assert found == pytest.approx(one_plus_z * math.log(10) * QUASARNET_LOG.step * pixels * sigma, rel=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(z=st.floats(0, 6), n_boxes=st.integers(2, 60))
 def test_a_finder_is_read_in_the_box_where_a_redshift_puts_its_line(z: float, n_boxes: int) -> None:
     confidence = np.random.default_rng(0).random((1, n_boxes)).astype(np.float32)
@@ -442,7 +442,7 @@ def contrary(seed: int, n: int = 2000) -> Findings:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 1000),
     second=st.floats(0, 24),

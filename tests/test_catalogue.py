@@ -252,7 +252,7 @@ def tables(draw: st.DrawFn) -> list[pa.Table]:
 
 
 @given(tables())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_all_formats_read_back_to_the_same_values_and_gaps(
     tmp_path_factory: pytest.TempPathFactory, parts: list[pa.Table]
 ) -> None:

@@ -36,7 +36,7 @@ def test_confidences_and_redshifts_are_decoded_as_by_the_published_code(golden: 
 
 
 @pytest.mark.parametrize("grid", [QUASARNET_LOG, QUASARNET_LINEAR])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(z=st.lists(st.floats(0, 7), min_size=1, max_size=8), n_boxes=st.integers(1, 60))
 def test_decode_is_the_inverse_of_encode(grid: Grid, z: list[float], n_boxes: int) -> None:
     truth = np.array(z)
@@ -138,7 +138,7 @@ def test_lines_found_more_than_6000_km_per_s_apart_conflict() -> None:
     assert not one(LYA=0.9, CIV=0.3, z={"CIV": far}).conflict[0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), c_th=st.floats(0, 1), l_min=st.integers(1, 4))
 def test_the_verdict_equals_the_rule_written_as_a_loop(seed: int, c_th: float, l_min: int) -> None:
     rng = np.random.default_rng(seed)

@@ -808,7 +808,7 @@ def shares_in(value: Any) -> list[Any]:
     return []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_shares_are_between_0_and_1_and_within_their_intervals_or_missing(rows: list[Any]) -> None:
     for share in shares_in(list(everything(drawn(rows)).values())):
@@ -820,7 +820,7 @@ def test_shares_are_between_0_and_1_and_within_their_intervals_or_missing(rows: 
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1))[some].all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ROWS, min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(rows: list[Any], random: Any) -> None:
     shuffled = list(rows)
@@ -835,7 +835,7 @@ def test_the_order_of_rows_does_not_matter(rows: list[Any], random: Any) -> None
             np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=20))
 def test_one_more_quasar_found_lowers_neither_purity_nor_completeness(rows: list[Any]) -> None:
     found = ("QSO", 3, 2.0, 0.0, [1.0, 1.0, 1.0, 0.0], -1, 0, 0.0)
@@ -845,7 +845,7 @@ def test_one_more_quasar_found_lowers_neither_purity_nor_completeness(rows: list
         assert math.isnan(old) or new >= old
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=20), st.sampled_from(["STAR", "SKY", "QSO"]))
 def test_one_more_false_quasar_never_raises_purity(rows: list[Any], kind: str) -> None:
     false = (kind, 3, 0.5, 9000.0, [1.0, 1.0, 1.0, 0.0], -1, 0, 0.0)
@@ -854,7 +854,7 @@ def test_one_more_false_quasar_never_raises_purity(rows: list[Any], kind: str) -
     assert math.isnan(before.completeness.value) or after.completeness.value <= before.completeness.value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=30), st.integers(1, 3))
 def test_a_curve_is_the_score_at_each_threshold(rows: list[Any], l_min: int) -> None:
     sample, thresholds = drawn(rows), [0.0, 0.25, 0.5, 1.0]
@@ -866,7 +866,7 @@ def test_a_curve_is_the_score_at_each_threshold(rows: list[Any], l_min: int) -> 
     assert (np.diff(curve.completeness.k) <= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_the_parts_add_up_to_what_is_lacking(rows: list[Any]) -> None:
     sample = drawn(rows)
@@ -878,7 +878,7 @@ def test_the_parts_add_up_to_what_is_lacking(rows: list[Any]) -> None:
     assert (bins.purity.k[0], bins.purity.n[0]) == (score.purity.k, score.purity.n)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=30), st.lists(st.booleans(), min_size=30, max_size=30))
 def test_counts_of_two_halves_add_up_to_those_of_the_whole(rows: list[Any], half: list[bool]) -> None:
     sample = drawn(rows)
@@ -889,7 +889,7 @@ def test_counts_of_two_halves_add_up_to_those_of_the_whole(rows: list[Any], half
     assert [(a.k + b.k, a.n + b.n) for a, b in zip(*parts, strict=True)] == [(s.k, s.n) for s in whole]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=80), st.integers(1, 30))
 def test_reliability_holds_every_row_in_at_most_the_bins_asked_for(rows: list[Any], n_bins: int) -> None:
     p, true = (np.array(column) for column in zip(*rows, strict=True))
@@ -901,7 +901,7 @@ def test_reliability_holds_every_row_in_at_most_the_bins_asked_for(rows: list[An
     assert (np.diff(found.p) > 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=40), st.floats(-1e3, 1e3), st.floats(0.1, 10))
 def test_scatter_shifts_and_scales_with_the_values(x: list[float], shift: float, scale: float) -> None:
     values = np.array(x)

@@ -116,7 +116,7 @@ def keras(logits, offset_logits, t: Targets, reach: tuple[float, float]):
 
 
 @pytest.mark.parametrize("reach", [PAPER, OURS])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 7)),
     seed=st.integers(0, 2**32 - 1),
@@ -146,7 +146,7 @@ def test_over_the_sample_the_mean_over_the_batches_of_an_epoch_is_the_printed_eq
     torch.testing.assert_close(batches[0], alone, **EXACT)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(2, 7)),
     seed=st.integers(0, 2**32 - 1),
@@ -237,7 +237,7 @@ def quasar_targets(rng: np.random.Generator, n: int, n_boxes: int) -> Targets:
     return t
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 9), n_boxes=st.integers(2, 6), seed=st.integers(0, 2**32 - 1))
 def test_the_likelihood_is_what_its_description_says(n: int, n_boxes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -97,7 +97,7 @@ def test_the_guarded_scale_spans_all_but_the_noise_and_cuts_the_rest() -> None:
     assert 0.02 < np.mean(np.abs(seen) == 1) < 0.3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     factor=st.floats(1e-6, 1e6),
     normalisation=st.sampled_from(["rms", "minmax", "guarded"]),

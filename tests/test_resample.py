@@ -62,7 +62,7 @@ def test_conserving_equals_spectres_to_rounding_with_its_variance(first: int) ->
     assert (error[~inside] == 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), n_pixels=st.integers(2, 300), size=st.integers(1, 60))
 def test_flux_is_conserved_where_the_output_lies_inside_the_input(
     seed: int, n_pixels: int, size: int
@@ -79,7 +79,7 @@ def test_flux_is_conserved_where_the_output_lies_inside_the_input(
     assert pixels.sum() == pytest.approx(n_pixels)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), method=st.sampled_from([binned, conserving]))
 def test_variance_is_that_of_the_linear_combination_also_with_masks(seed: int, method) -> None:
     """Each output is a weighted mean of inputs: feed unit vectors to find its weights, then propagate."""

@@ -106,7 +106,7 @@ def test_a_constant_spectrum_and_an_empty_one_have_no_features() -> None:
     assert (significance(model, ivar, BOSS.wavelength) < 1e-6).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(scale=st.floats(1e-2, 1e2), seed=st.integers(0, 1000))
 def test_significance_depends_on_signal_over_noise_alone(scale: float, seed: int) -> None:
     model, ivar = wavy(2, seed)
@@ -295,7 +295,7 @@ def test_one_confident_quasar_in_a_thousand_has_the_redshift_of_another_line() -
     assert is_line_confusion(said["Z_VI"][off], z[off], permutations(EMISSION, 2), 0.004).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(z=st.floats(0.02, 6.5), seed=st.integers(0, 100))
 def test_a_line_taken_for_another_is_one_in_range_and_gives_a_positive_redshift(z: float, seed: int) -> None:
     given_z = np.full(50, z)

@@ -170,7 +170,7 @@ def recipes(draw: st.DrawFn) -> SurveyRecipe:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recipe=recipes(), archive=st.sampled_from(ARCHIVES), seed=st.integers(0, 1 << 40))
 def test_any_recipe_gives_finite_numbers(recipe: SurveyRecipe, archive: str, seed: int) -> None:
     with warnings.catch_warnings():

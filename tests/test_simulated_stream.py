@@ -365,7 +365,7 @@ def test_a_sky_fibre_is_noise_and_residuals_around_zero(instrument: Instrument) 
     assert 0.9 < np.diff(np.quantile(pull[batch.data], [0.16, 0.84]))[0] / 2 < 1.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     levels=st.lists(
         st.floats(allow_nan=False, allow_infinity=False, width=32)

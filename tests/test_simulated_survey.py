@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 import broadline
 from broadline.simulation import survey
@@ -34,7 +36,7 @@ N = 23  # two fields of 8 + 2 spectra, and three more
 MANY = 200  # twenty fields
 KINDS = [("boss", "plates"), ("sdss", "spectra"), ("lamost", "spectra"), ("desi", "plates")]
 EVERY = pytest.mark.parametrize(("archive", "files"), KINDS)
-Bytes = dict[str, bytes]
+Digests = dict[str, str]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,12 +57,13 @@ def request_of(archive: str, files: str | None = None, n: int = N, seed: int = 1
     return Request.of(archive, n, seed, mixed(archive), files=files)
 
 
-def contents(folder: Path) -> Bytes:
+def contents(folder: Path) -> Digests:
     """Every file below a folder; there is no file that was written aside, and no folder left empty."""
     found = sorted(folder.rglob("*"))
     assert not [path for path in found if path.name.startswith(".") or path.suffix == ".part"]
     assert all(any(path.iterdir()) for path in found if path.is_dir())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.is_file()}
+    files = (path for path in found if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,13 @@ def test_two_workers_write_the_bytes_of_one(
     assert steps == [10, 20, 23]
     assert contents(tmp_path / "two") == contents(folders(archive, files))
     assert all(path.parent == tmp_path / "two" and path.exists() for path in catalogues)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_threads_write_the_bytes_of_one(threads: int, whole: Digests, tmp_path: Path) -> None:
+    with threadpool_limits(threads):
+        simulate(request_of("boss", "spectra", n=MANY), tmp_path, 1)
+    assert contents(tmp_path) == whole
 
 
 def test_another_seed_gives_other_spectra_and_other_targets(
@@ -158,7 +168,7 @@ def killed(folder: Path, how: signal.Signals, group: bool) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Bytes:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Digests:
     folder = tmp_path_factory.mktemp("whole")
     simulate(request_of("boss", "spectra", n=MANY), folder, 1)
     return contents(folder)
@@ -166,7 +176,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 
 @pytest.mark.parametrize(("how", "group"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
 def test_a_command_that_was_stopped_goes_on_to_the_same_bytes(
-    how: signal.Signals, group: bool, whole: Bytes, tmp_path: Path
+    how: signal.Signals, group: bool, whole: Digests, tmp_path: Path
 ) -> None:
     folder = tmp_path / "survey"
     code, said = killed(folder, how, group)

@@ -38,7 +38,7 @@ def of_kind(rest: Rest, kind: str) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 2**32 - 1), z=st.lists(st.floats(0, 1.2), max_size=12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_galaxies_are_finite_positive_and_the_same_for_the_same_seed(seed: int, z: list[float]) -> None:
     first, second = (galaxy.draw(len(z), np.array(z), np.random.default_rng(seed)) for _ in range(2))
     assert first.flux.dtype == np.float32 and first.flux.shape == (len(z), galaxy.N_PIXELS)
@@ -115,7 +115,7 @@ def test_active_and_star_forming_galaxies_lie_on_their_sides_of_the_bpt_diagram(
 
 
 @given(z=st.floats(0, 0.55))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_lines_are_at_one_plus_z_times_rest_to_a_pixel(z: float) -> None:
     rest = galaxy.draw(40, np.full(40, z), np.random.default_rng(3))
     rest = Rest(rest.first, rest.flux[[np.argmax(rest.truth["EW_HALPHA"] * ~rest.truth["BROAD"])]], {})

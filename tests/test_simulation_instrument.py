@@ -71,7 +71,7 @@ def test_sky_fibres_without_defects_are_standard_normal_too() -> None:
     assert abs(values.var() - 1) < 4 * np.sqrt(2 / values.size)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     name=st.sampled_from(sorted(INSTRUMENTS)),
     sn=st.floats(0.05, 200),

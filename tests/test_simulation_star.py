@@ -62,7 +62,7 @@ def test_a_mix_that_cannot_be_is_refused(mix: dict[str, float]) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 20))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_same_seed_gives_the_same_stars(seed: int, n: int) -> None:
     first, second = (star.draw(n, np.random.default_rng(seed)) for _ in range(2))
     assert np.array_equal(first.flux, second.flux)
@@ -134,7 +134,7 @@ def test_pairs_are_blue_like_a_white_dwarf_and_have_the_bands_of_an_m_dwarf() ->
 
 
 @given(velocity=st.floats(-550, 550))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_lines_move_with_the_radial_velocity_to_a_pixel(velocity: float) -> None:
     rest = star.draw(1, np.random.default_rng(5), mix={"A": 1.0})
     z, shift = snap(np.array([velocity / 299792.458]))

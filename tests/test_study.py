@@ -280,7 +280,7 @@ def test_every_row_is_in_the_study_or_counted_for_one_reason(tmp_path: Path) -> 
     assert len(kept.sample) == 3 and kept.counts.n_ancillary == 0
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12))
 def test_no_row_is_lost_whatever_the_order_and_the_repeats(tmp_path: Path, fiber: list[int]) -> None:
     study = read_study([catalogue(tmp_path / "c.parquet", fiber)], superset(tmp_path))

@@ -385,7 +385,7 @@ def test_missing_values_are_not_known(kind: str, tmp_path: Path) -> None:
 # ---- joining
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(range(5)), st.lists(st.integers(0, 6), max_size=12))
 def test_the_order_of_the_table_and_of_the_spectra_does_not_matter(
     order: list[int], wanted: list[int]

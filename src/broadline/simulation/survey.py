@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from broadline import __version__
 from broadline.errors import UsageError
@@ -168,8 +169,8 @@ def simulate(
 ) -> list[Path]:
     """Write a simulated survey: files of spectra and truth catalogues, as the archive would have them.
 
-    The bytes depend on the request alone, not on the number of workers nor on how often the run was killed
-    and started again.
+    The bytes depend on the request alone, not on the number of workers or threads nor on how often the run
+    was killed and started again.
 
     Parameters
     ----------
@@ -321,7 +322,7 @@ def _write_field(request: Request, folder: Path, field: _Field) -> int:
     """Write the files of a field, then its part of the truth: what has a part is finished. Return spectra."""
     layout = _LAYOUTS[request.archive]
     assert request.files is not None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # sums of products depend on the number of threads
         warnings.simplefilter("ignore")  # the user has been told which templates are missing
         visits = observe_field(request.archive, *field, request.recipe, request.seed, request.templates)
     tables = []
