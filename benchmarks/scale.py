@@ -197,11 +197,12 @@ def plate_rows(root: Path, model: Path, options: argparse.Namespace) -> list[Row
         rows += run_rows(survey, "spPlate, fp32", run, "<= 140 s" if n == 1_000_000 else "")
         costs.append(run.seconds / survey.n)
         beyond.append((run.seconds - start) / survey.n)
-        if n == sizes[len(sizes) // 2] and options.quasarnp:
-            others.append(peer_row(survey, files[0][0], root, model, options.quasarnp))
+        if n == sizes[len(sizes) // 2]:
+            others += dask_rows(survey, root, model, run.seconds, options.workers)
+            if options.quasarnp:
+                others.append(peer_row(survey, files[0][0], root, model, options.quasarnp))
         if last:
             rows += bf16_rows(survey, root, model, workers)
-            others += dask_rows(survey, root, model, run.seconds, options.workers)
     spread, with_start = (f"{max(each) / min(each):.2f} x" for each in (beyond, costs))
     rows.append(
         ("cost a spectrum, most against least of these sizes, start and end left out", spread, "<= 1.1 x")

@@ -218,8 +218,8 @@ def free_port() -> int:
 
 
 def finished(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Return what processes leave: exit code and output. None outlives this, nor two minutes."""
-    end = time.monotonic() + 120
+    """Return what processes leave: exit code and output. None outlives this, nor five minutes."""
+    end = time.monotonic() + 300
     try:
         said = [each.communicate(timeout=end - time.monotonic()) for each in processes]
     finally:
