@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,7 +92,7 @@ def main() -> None:
         found = re.search(r"http://\S+", server.stdout.readline())
         assert found
         print(f"start, {ROWS:,} rows: {time.perf_counter() - began:.1f} s")
-        with httpx.Client(base_url=found[0], timeout=60) as client:
+        with httpx2.Client(base_url=found[0], timeout=60) as client:
             asks = {
                 "ranked queue": "api/queue?name=ranked",
                 "catalogue filtered and sorted": "api/queue?name=all&filter=Z>2.1%26SN_MEDIAN<9&sort=Z",

@@ -315,7 +315,7 @@ def test_a_verdict_that_cannot_be_stored_stays_on_the_page(browser: Browser, ser
 
 def test_filters_choose_and_a_spectrum_without_a_class_is_not_accepted(browser: Browser, shared: str) -> None:
     with opened(browser, shared, "Filter") as page:
-        page.get_by_text("Whole catalogue").click()
+        page.get_by_text("All spectra").click()
         expect(page.locator("#place")).to_have_text(f"1 of {N}")
         page.keyboard.press("f")
         page.keyboard.type("IS_QSO = false & SN_MEDIAN")

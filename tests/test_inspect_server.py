@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import uvicorn
@@ -368,7 +368,7 @@ def test_fifty_clients_at_once_lose_and_double_no_verdict(project: Project, subj
     rows = range(4)
 
     def inspect(number: int) -> None:
-        with httpx.Client(base_url=link, params={"inspector": f"inspector {number}"}, timeout=60) as client:
+        with httpx2.Client(base_url=link, params={"inspector": f"inspector {number}"}, timeout=60) as client:
             assert client.get(f"api/spectrum/{number % N}").status_code == 200
             for row in rows:
                 body = said(row, z=1 + number / 100, request=f"{number}-{row}")

@@ -176,8 +176,10 @@ def solutions(subjects: Subjects, row: int, others: Sequence[Solution] = ()) -> 
     found = []
     z = float(subjects.catalogue.z[row])
     if np.isfinite(z):
+        c = subjects.catalogue.c
+        strength = 0.0 if c is None else float(np.nan_to_num(c[row]).max())
         best = str(subjects.columns["BEST_LINE"][row]) if "BEST_LINE" in subjects.columns else ""
-        found.append(Solution(z, float(subjects.strength[row]), best or "catalogue"))
+        found.append(Solution(z, strength, best or "catalogue"))
     emission = [line for line in subjects.lines if not line.bal]
     single = [
         Solution(

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.errors import UsageError
-from broadline.flags import Flag
+from broadline.flags import NO_TARGET
 from broadline.truth import CLASSES, FIRM, NEAR, OTHER, QSO, Truth, match, read_truth_table
 from broadline.truth_layouts import Columns
 
@@ -36,7 +36,6 @@ _FIELDS = {
     "ANCILLARY": "ancillary",
     "CONTROL": "control",
 }
-_NO_TARGET = np.uint32(Flag.SKY_FIBRE | Flag.BAD_FIBRE)
 
 
 class ContradictionError(UsageError):
@@ -110,7 +109,7 @@ class Known:
             best[better] = i
         if len(self.truths) > 1:  # what they call the objects without a name is not the same
             columns["OBJECT"][(best >= 0) & (columns["OBJECT"] < 0)] = _UNNAMED
-        rest = self.rest_is_other & ((flags & _NO_TARGET) == 0)
+        rest = self.rest_is_other & ((flags & np.uint32(NO_TARGET)) == 0)
         return Labels((best >= 0) | rest, columns, listed)
 
     def _refuse_contradictions(

@@ -20,9 +20,13 @@ export function fill(id, ...children) {
   byId(id).replaceChildren(...children);
 }
 
+const colours = new Map(); // asking the browser makes it lay out the page
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
+
 /** A value of the style sheet, such as a colour that depends on dark or light. */
 export function style(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return colours.get(name);
 }
 
 export const written = (value, digits = 4) =>

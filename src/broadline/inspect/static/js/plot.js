@@ -130,7 +130,7 @@ export class SpectrumPlot {
   }
 
   made() {
-    const line = (name, width) => ({ stroke: () => style(name), width, points: { show: false } });
+    const line = (name, width, dash) => ({ stroke: () => style(name), width, dash, points: { show: false } });
     const axis = (label, size) => ({
       label, labelSize: 18, labelGap: 0, size, stroke: () => style("--quiet"), font: "12px system-ui, sans-serif",
       labelFont: "12px system-ui, sans-serif",
@@ -147,7 +147,7 @@ export class SpectrumPlot {
         cursor: { drag: { x: false, y: false }, y: false, points: { show: false } },
         series: [
           {}, line("--raw", 0.7), line("--band", 0), line("--band", 0), line("--flux", 1.1), line("--model", 1.4),
-          line("--composite", 1.6),
+          line("--composite", 1.6, [9, 4]),
         ],
         bands: [{ series: [2, 3], fill: () => style("--band") }],
         hooks: {
@@ -225,12 +225,16 @@ export class SpectrumPlot {
     const x = u.valToPos(known.wavelength * (1 + finder.z), "x", true);
     if (!found || x < bbox.left || x > bbox.left + bbox.width) return;
     ctx.fillStyle = style(known.bal ? "--absorbed" : "--found");
-    const size = 6 * ratio;
+    const size = (known.bal ? 9 : 6) * ratio;
+    ctx.strokeStyle = ctx.fillStyle;
+    ctx.lineWidth = 2 * ratio;
     ctx.beginPath();
     ctx.moveTo(x - size, bbox.top);
     ctx.lineTo(x + size, bbox.top);
     ctx.lineTo(x, bbox.top + 1.6 * size);
-    ctx.fill();
+    ctx.closePath();
+    if (known.bal) ctx.stroke(); // hollow, about that of the emission line in the same place
+    else ctx.fill();
     this.say(u, `${known.text} ${finder.confidence.toFixed(2)}`, x, taken, ratio);
   }
 
