@@ -26,6 +26,7 @@ _SPECTRUM = ("PLATE", "MJD", "FIBERID")
 # Redshifts that lie further below 0 than any star's are no solutions.
 _LOWEST_Z = -0.005
 _MOST = 4
+_SURER = 0.05  # lines of a lower confidence stand behind what others say
 
 
 class Solution(NamedTuple):
@@ -162,8 +163,8 @@ def _numbers(columns: Mapping[str, NDArray[Any]]) -> Ints:
 def solutions(subjects: Subjects, row: int, others: Sequence[Solution] = ()) -> list[Solution]:
     """Return the redshifts that a spectrum may have, the catalogue's first.
 
-    After it those of single lines, the surest first, and then those of `others`; one that lies within 6000
-    km/s of an earlier one is left out, and so are those below 0.
+    After it those of single lines, the surest first, those of `others`, and those of lines that are hardly
+    there; one that lies within 6000 km/s of an earlier one is left out, and so are those below 0.
 
     Parameters
     ----------
@@ -189,7 +190,9 @@ def solutions(subjects: Subjects, row: int, others: Sequence[Solution] = ()) -> 
         )
         for line in emission
     ]
-    for one in (*sorted(single, key=lambda one: -np.nan_to_num(one.confidence))[:_MOST], *others):
+    ranked = sorted(single, key=lambda one: -np.nan_to_num(one.confidence))[:_MOST]
+    n_sure = sum(one.confidence > _SURER for one in ranked)
+    for one in (*ranked[:n_sure], *others, *ranked[n_sure:]):
         new = all(abs(velocity(np.array(one.z), np.array(other.z))) > CONFLICT_KMS for other in found)
         if np.isfinite(one.z) and one.z > _LOWEST_Z and new:
             found.append(one)

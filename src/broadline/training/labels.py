@@ -16,7 +16,8 @@ from scipy.spatial import cKDTree
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.errors import UsageError
 from broadline.flags import NO_TARGET
-from broadline.truth import CLASSES, FIRM, NEAR, OTHER, QSO, Truth, match, read_truth_table
+from broadline.positions import NEAR
+from broadline.truth import CLASSES, FIRM, OTHER, QSO, Truth, match, read_truth_table
 from broadline.truth_layouts import Columns
 
 __all__ = ["ContradictionError", "Known", "Labels", "numbered", "read_known"]
@@ -189,7 +190,7 @@ def numbered(
 ) -> NDArray[np.int64]:
     """Return the object of each spectrum, as a number that is the same for all its spectra, shape (n,).
 
-    Objects that have no name (negative) are those of other spectra within `truth.NEAR`, or of a chain of
+    Objects that have no name (negative) are those of other spectra within `positions.NEAR`, or of a chain of
     such, with the name of the first that has one.
 
     Parameters

@@ -3,7 +3,7 @@ import { Refused, Server } from "./api.js";
 import { Cache } from "./cache.js";
 import { drawColumns, drawExports, drawOverlays } from "./controls.js";
 import { byId, fill, written } from "./dom.js";
-import { draftOf, identities, redshiftOf, withinReach } from "./draft.js";
+import { asDraft, draftOf, identities, redshiftOf, withinReach } from "./draft.js";
 import { Embedded } from "./embedded.js";
 import { actionOf, helpLines } from "./keys.js";
 import {
@@ -21,7 +21,7 @@ const embedded = byId("broadline-data");
 const api = embedded ? new Embedded(JSON.parse(embedded.textContent)) : new Server();
 const state = {
   queues: [], queue: "ranked", filter: "", sort: "", descending: false,
-  rows: [], ruled: [], at: 0, spectrum: null, draft: null, solution: 0, other: 0, line: -1,
+  rows: [], ruled: [], at: 0, spectrum: null, draft: null, solution: 0, other: 0, taken: 0, line: -1,
 };
 const cache = new Cache((row) => api.spectrum(row, adjudicating()));
 let about, plot;
@@ -61,11 +61,12 @@ async function show(at) {
     Object.assign(state, { spectrum: null, at: 0 });
     drawHead(state);
     for (const id of ["verdict", "solutions", "finders", "others", "facts", "strip"]) fill(id);
-    plot.show({ missing: "This queue is empty.", lines: [] }, 0);
+    const why = state.filter ? "No spectrum of this queue passes the filter." : "This queue is empty.";
+    plot.show({ missing: why, lines: [] }, 0);
     return;
   }
   const spectrum = await cache.get(state.rows[at]);
-  Object.assign(state, { at, spectrum, solution: 0, other: 0, line: -1, draft: draftOf(spectrum, about.kinds) });
+  Object.assign(state, { at, spectrum, solution: 0, other: 0, taken: 0, line: -1, draft: draftOf(spectrum, about.kinds) });
   say("");
   plot.show(spectrum, state.draft.z ?? 0);
   drawHead(state);
@@ -186,8 +187,8 @@ const actions = {
     cache.forget(undone.row);
     const at = state.rows.indexOf(undone.row);
     if (at >= 0) {
-      state.ruled[at] = Number(undone.verdict !== null);
       await show(at);
+      state.ruled[at] = Number(state.spectrum.verdict !== null);
     }
     note(`taken back: ${at >= 0 ? state.spectrum.name : `row ${undone.row}, which is not in this queue`}`);
     refreshQueues();
@@ -209,6 +210,15 @@ const actions = {
   solution(by) {
     const n = state.spectrum.solutions.length;
     if (n) chooseSolution((state.solution + by + n) % n);
+  },
+  /** Begin with what each other inspector says in turn, so far as that may be seen. */
+  takeOther() {
+    const { others } = state.spectrum;
+    if (!others.length) return note("there is no verdict of others to see");
+    const taken = others[state.taken++ % others.length];
+    state.draft = asDraft(taken);
+    setRedshift(taken.z ?? 0);
+    note(`as ${taken.inspector} says`);
   },
   /** Take the surest line for each of the other lines in turn. */
   reidentify() {

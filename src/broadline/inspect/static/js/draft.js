@@ -5,11 +5,16 @@ const STELLAR = 0.01; // redshifts nearer to 0 may be a star's
 const AT_REST = 0.002;
 
 /** What to begin with: one's own verdict, or what the catalogue says, or the survey's pipeline. */
-export function draftOf({ verdict, called, z, bal, pipeline, solutions }, kinds) {
-  if (verdict) return { kind: verdict.kind, z: verdict.z, quality: verdict.quality, bal: verdict.bal, comment: verdict.comment };
+export function draftOf({ verdict, called, z, bal, pipeline, solutions, missing }, kinds) {
+  if (verdict) return asDraft(verdict);
   const kind = called ? "QSO" : kinds.includes(pipeline?.class) ? pipeline.class : "";
   const best = called || !pipeline ? (z ?? solutions[0]?.z ?? 0) : pipeline.z;
-  return { kind, z: best, quality: 4, bal: called && bal, comment: "" };
+  return { kind, z: best, quality: missing ? 0 : 4, bal: called && bal, comment: "" };
+}
+
+/** A verdict that was given, to be given again or changed. */
+export function asDraft({ kind, z, quality, bal, comment }) {
+  return { kind, z, quality, bal, comment };
 }
 
 export const withinReach = (z) => Math.min(Math.max(z, LOWEST_Z), HIGHEST_Z);

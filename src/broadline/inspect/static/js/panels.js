@@ -64,6 +64,7 @@ export function drawVerdict({ spectrum, draft, adjudicating }, kinds, act) {
     element("button", { id: "accept", onclick: act.accept }, adjudicating ? "Settle it ⏎" : "Accept ⏎"),
     element("div", { class: standing ? "standing" : "quiet" }, standing
       ? `your verdict: ${said(standing)}`
+      : adjudicating ? "not settled yet: v takes what others say"
       : spectrum.hidden ? `${spectrum.hidden} other verdict(s), hidden until yours is given` : "no verdict of yours yet"),
   );
 }
@@ -106,7 +107,7 @@ export function drawFinders(spectrum, about, choose) {
 
 export function drawFacts(spectrum) {
   const { pipeline } = spectrum;
-  const own = pipeline ? [["Survey", `${pipeline.class} at z ${written(pipeline.z)}, warning ${pipeline.warning}`]] : [];
+  const own = pipeline ? [["Survey", `${pipeline.class} at z ${written(pipeline.z)}${pipeline.warning < 0 ? "" : `, warning ${pipeline.warning}`}`]] : [];
   const rows = [...own, ...Object.entries(spectrum.facts)].map(([name, value]) =>
     element("tr", {}, element("td", {}, name), element("td", {}, value)));
   fill("facts", ...spectrum.flags.map((text) => element("p", { class: "fault" }, text)),

@@ -151,8 +151,8 @@ export class SpectrumPlot {
         ],
         bands: [{ series: [2, 3], fill: () => style("--band") }],
         hooks: {
-          drawClear: [(u) => this.drawMasks(u)],
-          draw: [(u) => this.drawLines(u)],
+          drawClear: [(u) => this.drawMasks(u), (u) => this.drawMarks(u)],
+          draw: [(u) => this.drawFinders(u)],
           setCursor: [(u) => this.point(u)],
         },
       },
@@ -178,8 +178,8 @@ export class SpectrumPlot {
     ctx.restore();
   }
 
-  /** Lines of the redshift at hand, dashed, and above them where each finder sees its line, as triangles. */
-  drawLines(u) {
+  /** Lines of the redshift at hand, dashed, behind the spectrum so that narrow ones stay in sight. */
+  drawMarks(u) {
     const { ctx, bbox } = u, ratio = devicePixelRatio;
     ctx.save();
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
@@ -198,7 +198,14 @@ export class SpectrumPlot {
       ctx.stroke();
       this.label(ctx, mark.text, x, bbox, taken, ratio);
     }
-    ctx.setLineDash([]);
+    ctx.restore();
+  }
+
+  /** Where each finder sees its line, as triangles. */
+  drawFinders(u) {
+    const { ctx } = u, ratio = devicePixelRatio;
+    ctx.save();
+    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     const spoken = Array.from({ length: LABELS }, () => []);
     for (const finder of this.finders) this.drawFinder(u, finder, spoken, ratio);
     ctx.restore();
