@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,17 @@ def test_who_contradicts_the_catalogue_raises_the_rank(subjects: Subjects, tmp_p
     assert ranking.worth[SWAPPED[0]] == pytest.approx(plain[SWAPPED[0]] + 0.5 + 0.5)
 
 
+@pytest.mark.parametrize("flag", [Flag.SKY_FIBRE, Flag.BAD_FIBRE])
+def test_what_is_no_target_ranks_behind_all_that_are(subjects: Subjects, flag: Flag) -> None:
+    first, *others = rank(subjects).queue("single_line").tolist()
+    flags = subjects.columns["FLAGS"].copy()
+    flags[first] = int(flags[first]) | int(flag)
+    ranking = rank(replace(subjects, columns={**subjects.columns, "FLAGS": flags}))
+    assert ranking.queue("single_line").tolist() == [*others, first]
+    worth = ranking.worth[ranking.queue("ranked")]
+    assert ranking.worth[first] == 0 and first in ranking.queue("ranked") and (worth[:-1] > 0).all()
+
+
 def test_the_second_solution_is_that_of_the_next_line_that_disagrees(subjects: Subjects) -> None:
     row = SWAPPED[0]
     first, second, *_ = solutions(subjects, row)
@@ -169,6 +181,10 @@ def test_the_second_solution_is_that_of_the_next_line_that_disagrees(subjects: S
         subjects, 0, [Solution(true_z(0) + 1e-4, float("nan"), "pipeline"), Solution(3, 0, "other")]
     )
     assert [one.said_by for one in agreeing] == ["MGII", "other"]
+    # What others say stands before lines that hardly anything speaks for.
+    columns = {**subjects.columns, "C_CIV": np.full(N, 0.04), "Z_CIV": np.full(N, 2.5)}
+    faint = solutions(replace(subjects, columns=columns), 0, [Solution(3, float("nan"), "survey")])
+    assert [one.said_by for one in faint] == ["MGII", "survey", "CIV"]
 
 
 def test_a_catalogue_that_does_not_say_where_its_spectra_are_is_refused(tmp_path: Path) -> None:
@@ -439,8 +455,29 @@ def test_where_prospect_leaves_a_field_empty_the_pipeline_was_accepted(
         "987654321,1,1,1,0.33,0.22,1.0,STAR,0.0003,9.0,Lucy,4,C,0.0004,STAR,of another survey\n"
     )
     read = exchange.read_verdicts(path, subjects)
-    assert read.verdicts == [(3, "Desi Arnaz", Ruling("GALAXY", 0.22, 3, False, "fine"))]
+    assert read.verdicts == [(3, "Desi Arnaz", Ruling("GALAXY", 0.22, 3, False, "fine"), False)]
     assert read.n_unmatched == 1
+
+
+def test_adjudications_leave_and_come_back_as_what_they_are(
+    store: Store, subjects: Subjects, tmp_path: Path
+) -> None:
+    path = tmp_path / "vi.csv"
+    ruled(store)  # Ada and Ben disagree on row 8
+    store.rule(8, "Cy", Ruling("QSO", 1.9, 3), 0, adjudicates=True)
+    store.rule(8, "Ada", Ruling("STAR", 0.0, 3, comment="a white dwarf"), 0, adjudicates=True)  # has the word
+    path.write_bytes(exchange.prospect_csv(subjects, store.standing()))
+    with Store(tmp_path / "again.sqlite", subjects) as again:
+        assert again.rule_all(exchange.read_verdicts(path, subjects).verdicts) == 9
+        assert again.rule_all(exchange.read_verdicts(path, subjects).verdicts) == 0
+        blind, final = again.current(8, "Ada"), again.current(8, "Ada", adjudicates=True)
+        assert blind is not None and blind.ruling == Ruling("QSO", 2.0, 2) and not blind.adjudicates
+        assert final is not None and final.ruling.comment == "a white dwarf"
+        assert disputed(again.standing()).size == disputed(store.standing()).size == 0
+        assert settled(again.on(8)) == settled(store.on(8)) == final.ruling
+        assert [pair[:3] for pair in agreement(again.standing())] == [
+            pair[:3] for pair in agreement(store.standing())
+        ]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +533,10 @@ def test_a_truth_table_comes_in_as_verdicts_of_its_name(subjects: Subjects, tmp_
         path, format="ascii.csv"
     )
     read = exchange.read_verdicts(path, subjects)
-    assert read.verdicts == [(0, "old", Ruling("QSO", 1.5, 4)), (1, "old", Ruling("STAR", 0.0, 1))]
+    assert [given[:3] for given in read.verdicts] == [
+        (0, "old", Ruling("QSO", 1.5, 4)),
+        (1, "old", Ruling("STAR", 0.0, 1)),
+    ]
     assert read.n_unmatched == 1
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00garbage")
     with pytest.raises(UsageError):
@@ -522,6 +562,19 @@ def test_the_command_takes_verdicts_in_and_out(command: Command, subjects: Subje
         ).num_rows
         == 7
     )
+
+
+def test_verdicts_on_another_catalogue_are_one_sentence_of_the_command(
+    command: Command, subjects: Subjects, tmp_path: Path
+) -> None:
+    with Store(tmp_path / "v.sqlite", subjects) as store:
+        ruled(store)
+    other = tmp_path / "other.parquet"
+    write_catalogue(other, subjects.names.tolist(), subjects.columns["SOURCE"].tolist(), seed=1)
+    answer = command("inspect", other, "--verdicts", tmp_path / "v.sqlite")
+    assert answer.code == 2 and "verdicts on another catalogue" in answer.err
+    with Store(tmp_path / "v.sqlite", subjects) as store:
+        assert len(store.history()) == 7
 
 
 @pytest.mark.parametrize(

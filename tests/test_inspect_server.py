@@ -174,6 +174,27 @@ def test_a_queue_comes_filtered_sorted_and_with_what_is_ruled(client: TestClient
         assert refused.status_code == 400 and refused.json()["error"]
 
 
+def test_every_column_sorts_and_filters_a_queue(client: TestClient, subjects: Subjects) -> None:
+    columns = client.get(at("api/project")).json()["columns"]
+    assert columns.keys() == subjects.columns.keys() and len(columns) > 30
+    for name, kind in columns.items():
+        values = subjects.columns[name]
+        up, down = (
+            numbers(client.get(at("api/queue"), params=ask).json()["rows"], "<i4")
+            for ask in ({"name": "all", "sort": name}, {"name": "all", "sort": name, "descending": "true"})
+        )
+        assert sorted(up) == sorted(down) == list(range(N))
+        known = values[up] if kind != "number" else values[up][np.isfinite(values[up].astype(float))]
+        assert known.tolist() == sorted(known.tolist())
+        known = values[down] if kind != "number" else values[down][np.isfinite(values[down].astype(float))]
+        assert known.tolist() == sorted(known.tolist(), reverse=True)
+        text = str(values[5]).lower() if kind == "logical" else f"'{values[5]}'"
+        text = repr(values[5].item()) if kind == "number" else text
+        answer = client.get(at("api/queue"), params={"name": "all", "filter": f"{name} == {text}"})
+        assert answer.status_code == 200, answer.text
+        assert numbers(answer.json()["rows"], "<i4").tolist() == np.flatnonzero(values == values[5]).tolist()
+
+
 def test_progress_counts_ones_own_verdicts_in_each_queue(client: TestClient) -> None:
     client.post(at("api/verdict"), json=said(STAR_CALLED, "STAR", 0.0))
     progress = {queue["name"]: queue for queue in client.get(at("api/queues")).json()}
@@ -197,7 +218,11 @@ def test_a_third_inspector_settles_what_two_dispute(client: TestClient, project:
     assert client.post(at("api/verdict?inspector=Cy"), json=said(2, adjudicates=True)).status_code == 400
     client.post(at("api/verdict"), json=said(2, "STAR", 0.0))
     client.post(at("api/verdict?inspector=Ben"), json=said(2))
-    assert numbers(client.get(at("api/queue?name=disputed")).json()["rows"], "<i4").tolist() == [2]
+    disputed = client.get(at("api/queue?name=disputed")).json()
+    assert numbers(disputed["rows"], "<i4").tolist() == [2]
+    assert numbers(disputed["ruled"], "u1").tolist() == [0]  # Ada's blind verdict settles nothing
+    progress = {queue["name"]: queue for queue in client.get(at("api/queues")).json()}
+    assert (progress["disputed"]["ruled"], progress["disputed"]["n"]) == (0, 1)
     seen = client.get(at("api/spectrum/2?adjudicate=true&inspector=Cy")).json()
     assert [other["inspector"] for other in seen["others"]] == ["Ada", "Ben"]
     assert client.post(at("api/verdict?inspector=Cy"), json=said(2, adjudicates=True)).status_code == 200

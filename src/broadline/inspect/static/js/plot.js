@@ -206,6 +206,8 @@ export class SpectrumPlot {
     const { ctx } = u, ratio = devicePixelRatio;
     ctx.save();
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    ctx.textBaseline = "alphabetic";
+    ctx.setLineDash([]);
     const spoken = Array.from({ length: LABELS }, () => []);
     for (const finder of this.finders) this.drawFinder(u, finder, spoken, ratio);
     ctx.restore();
