@@ -2,13 +2,13 @@
 import { Refused, Server } from "./api.js";
 import { Cache } from "./cache.js";
 import { drawColumns, drawExports, drawOverlays } from "./controls.js";
-import { byId, fill, written } from "./dom.js";
+import { afterPaint, byId, fill, written } from "./dom.js";
 import { asDraft, draftOf, identities, redshiftOf, withinReach } from "./draft.js";
 import { Embedded } from "./embedded.js";
 import { actionOf, helpLines } from "./keys.js";
 import {
   drawFacts, drawFinders, drawHead, drawModel, drawOthers, drawQueues, drawSolutions, drawStrip, drawVerdict, openHelp,
-  openName, openStatistics,
+  note, openName, openStatistics, say,
 } from "./panels.js";
 import { SpectrumPlot } from "./plot.js";
 import { unpack } from "./spectrum.js";
@@ -74,8 +74,10 @@ async function show(at) {
   drawFacts(spectrum);
   drawFinders(spectrum, about, setRedshift);
   drawForm();
-  for (const near of neighbours()) cache.get(state.rows[near]).then(drawNeighbours, () => {});
-  drawNeighbours();
+  afterPaint(() => {
+    for (const near of neighbours()) cache.get(state.rows[near]).then(drawNeighbours, () => {});
+    drawNeighbours();
+  });
 }
 
 function drawForm() {
@@ -97,21 +99,11 @@ let drawing = false;
 function drawNeighbours() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
+  afterPaint(() => {
     drawing = false;
     drawStrip(neighbours().map((at) => (
       { at, spectrum: cache.ready.get(state.rows[at]), current: at === state.at, ruled: state.ruled[at] })), go);
   });
-}
-
-/** Tell the user that something is wrong; nothing takes it away. */
-function say(text) {
-  byId("said").textContent = text;
-  byId("said").hidden = !text;
-}
-
-function note(text) {
-  byId("stored").textContent = text;
 }
 
 // ---- what changes the verdict being made
@@ -174,13 +166,13 @@ const actions = {
     }
     state.ruled[at] = 1;
     note(`stored: ${spectrum.name} ${draft.kind}${verdict.z === null ? "" : ` z ${written(verdict.z)}`}`);
-    refreshQueues();
     const next = firstOpen(at + 1);
     if (next >= 0) await show(next);
     else {
       await show(at);
       note(`${byId("stored").textContent}; the end of this queue${firstOpen(0) >= 0 ? ", but some before have no verdict" : ""}`);
     }
+    refreshQueues();
   },
   async undo() {
     const undone = await api.undo();

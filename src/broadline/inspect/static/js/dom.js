@@ -29,5 +29,8 @@ export function style(name) {
   return colours.get(name);
 }
 
+/** Do what nobody waits for once the browser has shown what somebody does. */
+export const afterPaint = (work) => requestAnimationFrame(() => setTimeout(work));
+
 export const written = (value, digits = 4) =>
   value === null || value === undefined ? "–" : Number(value).toFixed(digits);

@@ -6,6 +6,17 @@ const QUALITY = ["nothing there", "signal, no known feature", "one strong featur
 const NEAR = 6000; // km/s: one redshift
 const PARTS = 90; // of a spectrum, in its thumbnail
 
+/** Tell the user that something is wrong; nothing but the next spectrum takes it away. */
+export function say(text) {
+  byId("said").textContent = text;
+  byId("said").hidden = !text;
+}
+
+/** Tell the user what was done. */
+export function note(text) {
+  byId("stored").textContent = text;
+}
+
 export function drawQueues(queues, chosen, choose) {
   fill("queues", ...queues.map((queue) => element(
     "button",
