@@ -238,10 +238,13 @@ def _differs(subjects: Subjects, opinion: Opinion) -> Mask:
 
 
 def control_sample(subjects: Subjects) -> Ints:
-    """Return the control sample, which is the same whenever the same catalogue is opened."""
+    """Return the control sample, which is the same whenever the same catalogue is opened.
+
+    A tenth of those called quasar, `_CONTROLS` at most: nothing is learnt from it, and the rest is to remain.
+    """
     called = np.flatnonzero(subjects.catalogue.called)
     random = np.random.default_rng(int(subjects.sha256[:16], 16))
-    return random.permutation(called)[:_CONTROLS]
+    return random.permutation(called)[: min(_CONTROLS, -(-len(called) // _EVERY))]
 
 
 def _interleaved(ranked: Ints, controls: Ints) -> Ints:
