@@ -190,6 +190,8 @@ def test_the_second_solution_is_that_of_the_next_line_that_disagrees(subjects: S
     columns = {**subjects.columns, "C_CIV": np.full(N, 0.04), "Z_CIV": np.full(N, 2.5)}
     faint = solutions(replace(subjects, columns=columns), 0, [Solution(3, float("nan"), "survey")])
     assert [one.said_by for one in faint] == ["MGII", "survey", "CIV"]
+    star = solutions(subjects, 9, [Solution(1.0, float("nan"), "survey")])  # not called: no line is there
+    assert [one.said_by for one in star] == ["survey", "LYA"]
 
 
 def test_a_catalogue_that_does_not_say_where_its_spectra_are_is_refused(tmp_path: Path) -> None:

@@ -130,6 +130,13 @@ def opened(
     assert [fault for fault in faults if "Failed to load resource" not in fault] == []
 
 
+#: Panels whose content is wider than they are.
+_CUT_OFF = (
+    "() => [...document.querySelectorAll('aside')]"
+    ".filter((a) => a.scrollWidth > a.clientWidth).map((a) => a.id)"
+)
+
+
 def row_of(page: Page) -> int:
     return int(page.locator("#name").inner_text().rsplit("-", 1)[1]) - 1
 
@@ -518,6 +525,7 @@ def test_all_that_is_needed_is_in_sight(
             box = page.locator(part).bounding_box()
             assert box and box["x"] >= 0 and box["x"] + box["width"] <= size[0], part
             assert box["y"] >= 0 and box["y"] + min(box["height"], 40) <= size[1], part
+        assert page.evaluate(_CUT_OFF) == []
         drawn = page.evaluate(
             """() => { const c = document.querySelector("#plot canvas");
             const p = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
@@ -536,6 +544,9 @@ def test_the_static_page_gives_verdicts_that_come_back(
     )
     assert answer.code == 0, answer.err
     with opened(browser, (tmp_path / "p.html").as_uri()) as page:
+        for width, height in ((1920, 1080), (1280, 720)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate(_CUT_OFF) == []
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         rows = []
