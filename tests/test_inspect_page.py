@@ -130,11 +130,12 @@ def opened(
     assert [fault for fault in faults if "Failed to load resource" not in fault] == []
 
 
-#: Panels whose content is wider than they are.
-_CUT_OFF = (
-    "() => [...document.querySelectorAll('aside')]"
-    ".filter((a) => a.scrollWidth > a.clientWidth).map((a) => a.id)"
-)
+#: Parts of the panels that reach beyond the panels' margins.
+_CUT_OFF = """() => [...document.querySelectorAll("aside:not([hidden])")].flatMap((aside) => {
+  const edge = aside.getBoundingClientRect().right - parseFloat(getComputedStyle(aside).paddingRight) + 1;
+  return [...aside.querySelectorAll("*")].filter((part) => part.getBoundingClientRect().right > edge)
+    .map((part) => part.outerHTML.slice(0, 80));
+})"""
 
 
 def row_of(page: Page) -> int:
