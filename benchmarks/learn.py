@@ -46,6 +46,7 @@ from broadline.evaluation.drawing import (
 from broadline.evaluation.gate import setbacks
 from broadline.evaluation.metrics import score
 from broadline.evaluation.redshifts import redshift_scatter
+from broadline.inspect.queue import BORDERLINE, WEIGHTS, Reason
 from broadline.model import Model
 from broadline.progress import say
 from broadline.simulation.inspection import VISUAL_SCATTER
@@ -70,8 +71,6 @@ BOSS = {"boss": 1.0}
 ORDERS = ("ranked", "random")
 VERDICTS = (30, 100, 300, 1000, 3000, 5600)
 CHOICE = 0.8  # of the survey, a seed
-#: What there is to choose from counts for more where it has these, beside the probability to be wrong.
-CONFLICT, SINGLE, BORDERLINE = 0.5, 0.3, 0.2
 SEEDS = {"start": 11_000_001, "pool": 21, "test": 22}
 INSPECTED = ("CLASS_PERSON", "Z_CONF_PERSON", "Z_VI", "BAL_FLAG_VI", "BI_CIV", "THING_ID", "TARGETID")
 
@@ -152,7 +151,7 @@ class Experiment:
 
     @cached_property
     def worth(self) -> NDArray[np.float64]:
-        """What a verdict on each spectrum of the pool is worth."""
+        """What a verdict on each spectrum of the pool is worth, as in `inspect.queue`."""
         model, parts = self.start, []
         assert model.recipe.calibration
         probability = model.recipe.calibration.probability
@@ -161,10 +160,12 @@ class Experiment:
             x = quasar_features(c[:, :6], z[:, :6], verdict.z, verdict.z_err)
             wrong = np.where(verdict.is_qso, 1 - probability("z", x), probability("qso", x))
             p_bal = probability("bal", bal_features(c[:, 6]))
-            borderline = verdict.is_qso & (p_bal > 0.2) & (p_bal < 0.8)
-            parts.append(
-                wrong + CONFLICT * verdict.conflict + SINGLE * verdict.needs_vi + BORDERLINE * borderline
-            )
+            reasons = {
+                Reason.CONFLICT: verdict.conflict,
+                Reason.SINGLE_LINE: verdict.needs_vi,
+                Reason.BAL: verdict.is_qso & (p_bal > BORDERLINE[0]) & (p_bal < BORDERLINE[1]),
+            }
+            parts.append(wrong + sum(WEIGHTS[reason] * mask for reason, mask in reasons.items()))
         return np.concatenate(parts)
 
     @property

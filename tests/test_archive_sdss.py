@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import broadline
-from broadline.archives import ARCHIVES, identify, sdss
+from broadline.archives import ARCHIVES, get, identify, sdss
 from broadline.archives.sdss import read_spec_astropy, read_spec_fast
 from broadline.errors import ReadError
 from broadline.flags import Flag
@@ -425,6 +427,43 @@ def test_truth_of_a_plate_comes_from_the_best_fits_in_spzall_one_folder_down(
     table = broadline.read_truth(path)
     assert table["CLASS"].tolist() == ["QSO"] * 5
     assert table["Z"].tolist() == [1.5, 2.5, 0.5, 3.5, 1.0]
+
+
+def test_the_pipelines_model_of_a_fibre_is_its_row_in_the_spzbest_beside_the_plate(
+    plate: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    path, flux, _ = plate
+    fitted = get("sdss-plate").fitted
+    assert fitted is not None
+    with pytest.raises(ReadError, match="models are not beside it"):
+        fitted(path, 2)
+    results = write_results(
+        path.with_name("spZbest-4055-55359.fits"), ["QSO"] * 5, [1.5] * 5, [0] * 5, range(1, 6)
+    )
+    with pytest.raises(ReadError, match="models are not beside it"):
+        fitted(path, 2)  # as of a simulated survey
+    with fits.open(results, mode="append") as hdus:
+        hdus.append(fits.ImageHDU(flux * 2))  # HDU 2: the fits, on the plate's pixels
+    wavelength, model = fitted(path, 2)
+    assert np.array_equal(model, 2 * flux[2])
+    (spectra,) = broadline.read(path)
+    assert np.array_equal(wavelength, spectra.wavelength)
+
+
+def test_the_pipelines_model_is_the_same_for_both_readers(tmp_path: Path) -> None:
+    flux, ivar = observed(quasar(1.0))
+    usual = write_spec(tmp_path / "spec-4055-55359-0001.fits", flux, ivar)
+    gzip_, other = gzipped(shutil.copy(usual, tmp_path / "copy.fits")), tmp_path / "other.fits"
+    with fits.open(usual) as hdus:  # another layout: and_mask of 64 bits
+        table = Table(hdus[1].data)
+        table["and_mask"] = table["and_mask"].astype(np.int64)
+        fits.HDUList([hdus[0], fits.table_to_hdu(table), hdus[2]]).writeto(other)
+    fitted = get("sdss").fitted
+    assert fitted is not None
+    for path in (usual, gzip_, other):
+        wavelength, model = fitted(path, 0)
+        np.testing.assert_array_equal(model, flux)  # these files have the flux as model
+        np.testing.assert_allclose(wavelength, 10.0 ** loglam(), rtol=1e-6)
 
 
 def test_a_plate_without_results_says_where_they_were_looked_for(

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,13 @@ def test_spectra_are_ranked_by_what_a_verdict_is_worth(subjects: Subjects) -> No
 def test_every_tenth_of_the_ranked_is_a_random_control_and_the_same_next_time(subjects: Subjects) -> None:
     ranking = rank(subjects)
     controls = ranking.queue("control")
-    assert sorted(controls) == np.flatnonzero(subjects.catalogue.called).tolist()
-    assert controls.tolist() != sorted(controls) and rank(subjects).controls.tolist() == controls.tolist()
+    called = np.flatnonzero(subjects.catalogue.called)
+    assert len(controls) == -(-len(called) // 10) and set(controls.tolist()) <= set(called.tolist())
+    assert rank(subjects).controls.tolist() == controls.tolist()
+    others = [rank(replace(subjects, sha256=f"{seed:064x}"[::-1])).controls for seed in range(256)]
+    drawn = np.bincount(np.concatenate(others), minlength=N)[called]
+    mean = len(others) * len(controls) / len(called)  # each is drawn as often, whatever it is
+    assert (np.abs(drawn - mean) < 5 * np.sqrt(mean)).all() and drawn.sum() == len(others) * len(controls)
     ranked = ranking.queue("ranked")
     assert len(set(ranked.tolist())) == len(ranked) >= 20
     assert controls[0] in ranked[:10]
@@ -160,6 +166,17 @@ def test_who_contradicts_the_catalogue_raises_the_rank(subjects: Subjects, tmp_p
     assert ranking.worth[SWAPPED[0]] == pytest.approx(plain[SWAPPED[0]] + 0.5 + 0.5)
 
 
+@pytest.mark.parametrize("flag", [Flag.SKY_FIBRE, Flag.BAD_FIBRE])
+def test_what_is_no_target_ranks_behind_all_that_are(subjects: Subjects, flag: Flag) -> None:
+    first, *others = rank(subjects).queue("single_line").tolist()
+    flags = subjects.columns["FLAGS"].copy()
+    flags[first] = int(flags[first]) | int(flag)
+    ranking = rank(replace(subjects, columns={**subjects.columns, "FLAGS": flags}))
+    assert ranking.queue("single_line").tolist() == [*others, first]
+    worth = ranking.worth[ranking.queue("ranked")]
+    assert ranking.worth[first] == 0 and first in ranking.queue("ranked") and (worth[:-1] > 0).all()
+
+
 def test_the_second_solution_is_that_of_the_next_line_that_disagrees(subjects: Subjects) -> None:
     row = SWAPPED[0]
     first, second, *_ = solutions(subjects, row)
@@ -169,6 +186,12 @@ def test_the_second_solution_is_that_of_the_next_line_that_disagrees(subjects: S
         subjects, 0, [Solution(true_z(0) + 1e-4, float("nan"), "pipeline"), Solution(3, 0, "other")]
     )
     assert [one.said_by for one in agreeing] == ["MGII", "other"]
+    # What others say stands before lines that hardly anything speaks for.
+    columns = {**subjects.columns, "C_CIV": np.full(N, 0.04), "Z_CIV": np.full(N, 2.5)}
+    faint = solutions(replace(subjects, columns=columns), 0, [Solution(3, float("nan"), "survey")])
+    assert [one.said_by for one in faint] == ["MGII", "survey", "CIV"]
+    star = solutions(subjects, 9, [Solution(1.0, float("nan"), "survey")])  # not called: no line is there
+    assert [one.said_by for one in star] == ["survey", "LYA"]
 
 
 def test_a_catalogue_that_does_not_say_where_its_spectra_are_is_refused(tmp_path: Path) -> None:
@@ -439,8 +462,29 @@ def test_where_prospect_leaves_a_field_empty_the_pipeline_was_accepted(
         "987654321,1,1,1,0.33,0.22,1.0,STAR,0.0003,9.0,Lucy,4,C,0.0004,STAR,of another survey\n"
     )
     read = exchange.read_verdicts(path, subjects)
-    assert read.verdicts == [(3, "Desi Arnaz", Ruling("GALAXY", 0.22, 3, False, "fine"))]
+    assert read.verdicts == [(3, "Desi Arnaz", Ruling("GALAXY", 0.22, 3, False, "fine"), False)]
     assert read.n_unmatched == 1
+
+
+def test_adjudications_leave_and_come_back_as_what_they_are(
+    store: Store, subjects: Subjects, tmp_path: Path
+) -> None:
+    path = tmp_path / "vi.csv"
+    ruled(store)  # Ada and Ben disagree on row 8
+    store.rule(8, "Cy", Ruling("QSO", 1.9, 3), 0, adjudicates=True)
+    store.rule(8, "Ada", Ruling("STAR", 0.0, 3, comment="a white dwarf"), 0, adjudicates=True)  # has the word
+    path.write_bytes(exchange.prospect_csv(subjects, store.standing()))
+    with Store(tmp_path / "again.sqlite", subjects) as again:
+        assert again.rule_all(exchange.read_verdicts(path, subjects).verdicts) == 9
+        assert again.rule_all(exchange.read_verdicts(path, subjects).verdicts) == 0
+        blind, final = again.current(8, "Ada"), again.current(8, "Ada", adjudicates=True)
+        assert blind is not None and blind.ruling == Ruling("QSO", 2.0, 2) and not blind.adjudicates
+        assert final is not None and final.ruling.comment == "a white dwarf"
+        assert disputed(again.standing()).size == disputed(store.standing()).size == 0
+        assert settled(again.on(8)) == settled(store.on(8)) == final.ruling
+        assert [pair[:3] for pair in agreement(again.standing())] == [
+            pair[:3] for pair in agreement(store.standing())
+        ]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +540,10 @@ def test_a_truth_table_comes_in_as_verdicts_of_its_name(subjects: Subjects, tmp_
         path, format="ascii.csv"
     )
     read = exchange.read_verdicts(path, subjects)
-    assert read.verdicts == [(0, "old", Ruling("QSO", 1.5, 4)), (1, "old", Ruling("STAR", 0.0, 1))]
+    assert [given[:3] for given in read.verdicts] == [
+        (0, "old", Ruling("QSO", 1.5, 4)),
+        (1, "old", Ruling("STAR", 0.0, 1)),
+    ]
     assert read.n_unmatched == 1
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00garbage")
     with pytest.raises(UsageError):
@@ -522,6 +569,38 @@ def test_the_command_takes_verdicts_in_and_out(command: Command, subjects: Subje
         ).num_rows
         == 7
     )
+
+
+def test_verdicts_are_what_a_catalogue_is_evaluated_by_and_a_training_set_is_made_of(
+    command: Command, subjects: Subjects, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    with Store(tmp_path / "v.sqlite", subjects) as store:
+        for row in range(N):
+            store.rule(row, "Ada", Ruling(true_kind(row), true_z(row)), 0)
+    truth_file = tmp_path / "truth.parquet"
+    assert command("verdicts", tmp_path / "v.sqlite", "-o", truth_file).code == 0
+    answer = command("evaluate", subjects.catalogue.path, "--truth", truth_file, "-o", tmp_path / "report")
+    quasars = sum(true_kind(row) == "QSO" for row in range(N))
+    right = quasars - len(SWAPPED)  # and of those called one is a star
+    assert answer.code == 0 and f"{right} of {quasars + 1}" in answer.out, answer.err
+    spectra = subjects.catalogue.path.parent / "spectra"
+    answer = command("prepare", spectra, "--truth", truth_file, "-o", tmp_path / "set")
+    assert answer.code == 0, answer.err
+    assert f"{N} of {N} spectra: {quasars} QSO, {N - quasars} STAR" in answer.out
+
+
+def test_verdicts_on_another_catalogue_are_one_sentence_of_the_command(
+    command: Command, subjects: Subjects, tmp_path: Path
+) -> None:
+    with Store(tmp_path / "v.sqlite", subjects) as store:
+        ruled(store)
+    other = tmp_path / "other.parquet"
+    write_catalogue(other, subjects.names.tolist(), subjects.columns["SOURCE"].tolist(), seed=1)
+    answer = command("inspect", other, "--verdicts", tmp_path / "v.sqlite")
+    assert answer.code == 2 and "verdicts on another catalogue" in answer.err
+    with Store(tmp_path / "v.sqlite", subjects) as store:
+        assert len(store.history()) == 7
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from broadline.inspect.agreement import disputed, settled
 from broadline.inspect.exchange import read_verdicts
+from broadline.inspect.marks import MARKS
 from broadline.inspect.queue import rank
 from broadline.inspect.subjects import Subjects, read_subjects
 from broadline.inspect.verdicts import Store
@@ -127,6 +130,14 @@ def opened(
     assert [fault for fault in faults if "Failed to load resource" not in fault] == []
 
 
+#: Parts of the panels that reach beyond the panels' margins.
+_CUT_OFF = """() => [...document.querySelectorAll("aside:not([hidden])")].flatMap((aside) => {
+  const edge = aside.getBoundingClientRect().right - parseFloat(getComputedStyle(aside).paddingRight) + 1;
+  return [...aside.querySelectorAll("*")].filter((part) => part.getBoundingClientRect().right > edge)
+    .map((part) => part.outerHTML.slice(0, 80));
+})"""
+
+
 def row_of(page: Page) -> int:
     return int(page.locator("#name").inner_text().rsplit("-", 1)[1]) - 1
 
@@ -226,6 +237,144 @@ def test_lines_follow_the_mouse_and_the_redshift_with_them(browser: Browser, sha
         assert wavelength(page, place(right), y) == pytest.approx(right, abs=10)
 
 
+_MARKED = """() => {
+  const c = document.querySelector("#plot canvas"), over = document.querySelector("#plot .u-over");
+  const hex = getComputedStyle(document.documentElement).getPropertyValue("--mark").trim();
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const frame = over.getBoundingClientRect(), at = c.getBoundingClientRect(), scale = c.width / at.width;
+  const [left, top] = [(frame.x - at.x) * scale, (frame.y - at.y) * scale].map(Math.round);
+  const [width, height] = [frame.width * scale, frame.height * scale].map(Math.floor);
+  const p = c.getContext("2d").getImageData(left, top, width, height).data, found = [];
+  for (let x = 0; x < width; x++) {
+    let n = 0;
+    for (let y = 0; y < height; y++) {
+      const i = 4 * (y * width + x);
+      n += Math.abs(p[i] - r) + Math.abs(p[i + 1] - g) + Math.abs(p[i + 2] - b) < 160;
+    }
+    if (n > height / 4) found.push(x / scale);
+  }
+  return found;
+}"""
+
+
+def test_all_lines_move_together_when_the_redshift_is_dragged_and_when_it_is_typed(
+    browser: Browser, shared: str
+) -> None:
+    lines = np.array([mark.wavelength for mark in MARKS if not mark.absorbs])
+
+    def unseen(page: Page, first: float, last: float, width: float) -> list[float]:
+        """Return lines that should be drawn at the redshift of the page and are not."""
+        place = (lines * (1 + redshift(page)) - first) / (last - first) * width
+        found = np.array(page.evaluate(_MARKED))
+        inside = place[(place > 5) & (place < width - 5)]
+        assert len(inside) > 4
+        return [x for x in inside if np.abs(found - x).min() > 2]
+
+    with opened(browser, shared, "Together") as page:
+        box = page.locator("#plot .u-over").bounding_box()
+        assert box is not None
+        y, left, width = box["y"] + box["height"] / 2, box["x"], box["width"]
+        low, high = (wavelength(page, left + share * width, y) for share in (0.1, 0.9))
+        scale = (high - low) / (0.8 * width)
+        first = low - 0.1 * width * scale
+        range_ = (first, first + width * scale, width)
+        page.keyboard.press("z")
+        page.keyboard.type("1.5")
+        page.keyboard.press("Enter")
+        expect(page.locator("#z")).to_have_value("1.50000")
+        assert unseen(page, *range_) == []
+        at = left + (2799.12 * 2.5 - first) / scale
+        page.mouse.move(at, y)
+        page.mouse.down()
+        page.mouse.move(at - 90, y, steps=4)
+        assert redshift(page) < 1.48  # while the button is still held
+        assert unseen(page, *range_) == []
+        page.mouse.up()
+        page.mouse.move(left + 5, y)
+
+
+def test_solutions_follow_one_another_by_a_key(browser: Browser, shared: str) -> None:
+    with opened(browser, shared, "Solutions") as page:
+        page.keyboard.press("f")
+        page.keyboard.type(f"FIBERID == {SWAPPED[0] + 1}")
+        page.keyboard.press("Enter")
+        expect(page.locator("#place")).to_have_text("1 of 1")
+        listed = [float(text.split()[0]) for text in page.locator("#solutions button").all_inner_texts()]
+        assert len(listed) > 1
+        shown = []
+        for key in ["n"] * len(listed) + ["Shift+N"]:
+            page.keyboard.press(key)
+            page.wait_for_timeout(100)
+            shown.append(round(redshift(page), 4))
+        assert shown == [*listed[1:], listed[0], listed[-1]]
+        page.keyboard.press("l")  # the surest line for another one
+        expect(page.locator("#stored")).to_contain_text("Lyα taken for")
+
+
+def test_the_view_is_smoothed_dragged_aside_and_left_for_a_neighbour(browser: Browser, shared: str) -> None:
+    drawn = "() => document.querySelector('#plot canvas').toDataURL().length"
+    with opened(browser, shared, "Moves") as page:
+        before = page.evaluate(drawn)
+        page.locator("#smoothing").fill("5")
+        expect(page.locator("#smoothed")).to_have_text("31 px")
+        page.wait_for_timeout(200)
+        assert page.evaluate(drawn) != before
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowUp")
+        box = page.locator("#plot .u-over").bounding_box()
+        assert box is not None
+        x, y = box["x"] + 0.31 * box["width"], box["y"] + 0.9 * box["height"]
+        seen = wavelength(page, x, y)
+        page.mouse.down()
+        page.mouse.move(x + 60, y, steps=3)
+        page.mouse.up()
+        assert wavelength(page, x + 61, y) == pytest.approx(seen, abs=5)
+        third = page.locator("#strip button").nth(2)
+        title = third.get_attribute("title")
+        third.click()
+        expect(page.locator("#name")).to_have_text(title or "")
+        expect(page.locator("#place")).to_have_text(re.compile("^3 of"))
+
+
+def test_one_settles_by_keys_what_two_dispute(browser: Browser, served: Served, subjects: Subjects) -> None:
+    with opened(browser, served.link, "Ann") as page:
+        rows = [row_of(page)]
+        accept(page)
+        rows.append(row_of(page))
+        accept(page)
+    with opened(browser, served.link, "Ben") as page:
+        for _ in rows:
+            page.keyboard.press("u")
+            accept(page)
+        page.locator("#queues button", has_text="to adjudicate").click()  # his own are among the disputed
+        expect(page.locator("#place")).to_have_text("1 of 2")
+        expect(page.locator("#verdict")).to_contain_text("not settled yet")
+        expect(page.locator("#others")).to_contain_text("Ann")
+        page.keyboard.press("v")
+        expect(page.locator("#stored")).to_contain_text("as Ann says")
+        accept(page)
+        expect(page.locator("#place")).to_have_text("2 of 2")
+        page.keyboard.press("s")
+        accept(page)
+        expect(page.locator("#queues button", has_text="to adjudicate")).to_contain_text("0/0")
+    served.kill()
+    with Store(served.verdicts, subjects) as store:
+        said = {row: (settled(store.on(row)), len(store.on(row))) for row in rows}
+        assert {row: (r and r.kind, n) for row, (r, n) in said.items()} == dict(
+            zip(sorted(rows), [("QSO", 3), ("STAR", 3)], strict=True)
+        )
+        assert disputed(store.standing()).size == 0
+
+
+def test_a_second_server_on_the_same_project_is_refused_and_the_first_goes_on(
+    browser: Browser, served: Served, subjects: Subjects, command: Callable[..., Answer]
+) -> None:
+    answer = command("inspect", subjects.catalogue.path, "--verdicts", served.verdicts)
+    assert answer.code == 2 and "another program has" in answer.err and "Traceback" not in answer.err
+    with opened(browser, served.link) as page:
+        accept(page)
+
+
 def test_undo_and_reload_show_what_stands(browser: Browser, shared: str) -> None:
     with opened(browser, shared, "Undo") as page:
         accept(page)
@@ -255,7 +404,7 @@ def test_verdicts_are_exported_from_the_page(
             page.get_by_text("VI csv").click()
         download.value.save_as(tmp_path / "vi.csv")
         read = read_verdicts(tmp_path / "vi.csv", subjects).verdicts
-        assert (row, "Export") in [(of, inspector) for of, inspector, _ in read]
+        assert (row, "Export") in [(of, inspector) for of, inspector, *_ in read]
         with page.expect_file_chooser() as chooser:
             page.get_by_text("Import").click()
         chooser.value.set_files(tmp_path / "vi.csv")
@@ -315,7 +464,7 @@ def test_a_verdict_that_cannot_be_stored_stays_on_the_page(browser: Browser, ser
 
 def test_filters_choose_and_a_spectrum_without_a_class_is_not_accepted(browser: Browser, shared: str) -> None:
     with opened(browser, shared, "Filter") as page:
-        page.get_by_text("Whole catalogue").click()
+        page.get_by_text("All spectra").click()
         expect(page.locator("#place")).to_have_text(f"1 of {N}")
         page.keyboard.press("f")
         page.keyboard.type("IS_QSO = false & SN_MEDIAN")
@@ -377,6 +526,7 @@ def test_all_that_is_needed_is_in_sight(
             box = page.locator(part).bounding_box()
             assert box and box["x"] >= 0 and box["x"] + box["width"] <= size[0], part
             assert box["y"] >= 0 and box["y"] + min(box["height"], 40) <= size[1], part
+        assert page.evaluate(_CUT_OFF) == []
         drawn = page.evaluate(
             """() => { const c = document.querySelector("#plot canvas");
             const p = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
@@ -395,6 +545,9 @@ def test_the_static_page_gives_verdicts_that_come_back(
     )
     assert answer.code == 0, answer.err
     with opened(browser, (tmp_path / "p.html").as_uri()) as page:
+        for width, height in ((1920, 1080), (1280, 720)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate(_CUT_OFF) == []
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         rows = []
@@ -414,7 +567,9 @@ def test_the_static_page_gives_verdicts_that_come_back(
         page.reload()
         expect(page.locator("#place")).to_have_text("3 of 5")  # kept by the browser
     found = read_verdicts(tmp_path / "vi.csv", subjects).verdicts
-    assert [(row, who, ruling.comment) for row, who, ruling in found][:1] == [(rows[0], "Bo", '"faint", =1')]
-    assert [row for row, _, _ in found] == rows
+    assert [(row, who, ruling.comment) for row, who, ruling, _ in found][:1] == [
+        (rows[0], "Bo", '"faint", =1')
+    ]
+    assert [row for row, *_ in found] == rows
     with (tmp_path / "vi.csv").open(newline="") as stream:
         assert {len(line) for line in csv.reader(stream)} == {16}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import uvicorn
@@ -142,7 +142,8 @@ def test_a_spectrum_is_that_of_the_file(client: TestClient, subjects: Subjects) 
         numbers(answer["model"]), flux, rtol=1e-6
     )  # these files have the flux as model
     assert answer["pipeline"] == {"class": "QSO", "z": pytest.approx(true_z(3), abs=1e-6), "warning": 0}
-    assert answer["reasons"] == ["redshift unsure", "lines disagree", "random control"]
+    drawn = ["random control"] * (3 in rank(subjects).controls)
+    assert answer["reasons"] == ["redshift unsure", "lines disagree", *drawn]
     assert [one["name"] for one in answer["lines"]][:2] == ["LYA", "CIV"] and answer[
         "number"
     ] == "4055553590004"
@@ -174,6 +175,27 @@ def test_a_queue_comes_filtered_sorted_and_with_what_is_ruled(client: TestClient
         assert refused.status_code == 400 and refused.json()["error"]
 
 
+def test_every_column_sorts_and_filters_a_queue(client: TestClient, subjects: Subjects) -> None:
+    columns = client.get(at("api/project")).json()["columns"]
+    assert columns.keys() == subjects.columns.keys() and len(columns) > 30
+    for name, kind in columns.items():
+        values = subjects.columns[name]
+        up, down = (
+            numbers(client.get(at("api/queue"), params=ask).json()["rows"], "<i4")
+            for ask in ({"name": "all", "sort": name}, {"name": "all", "sort": name, "descending": "true"})
+        )
+        assert sorted(up) == sorted(down) == list(range(N))
+        known = values[up] if kind != "number" else values[up][np.isfinite(values[up].astype(float))]
+        assert known.tolist() == sorted(known.tolist())
+        known = values[down] if kind != "number" else values[down][np.isfinite(values[down].astype(float))]
+        assert known.tolist() == sorted(known.tolist(), reverse=True)
+        text = str(values[5]).lower() if kind == "logical" else f"'{values[5]}'"
+        text = repr(values[5].item()) if kind == "number" else text
+        answer = client.get(at("api/queue"), params={"name": "all", "filter": f"{name} == {text}"})
+        assert answer.status_code == 200, answer.text
+        assert numbers(answer.json()["rows"], "<i4").tolist() == np.flatnonzero(values == values[5]).tolist()
+
+
 def test_progress_counts_ones_own_verdicts_in_each_queue(client: TestClient) -> None:
     client.post(at("api/verdict"), json=said(STAR_CALLED, "STAR", 0.0))
     progress = {queue["name"]: queue for queue in client.get(at("api/queues")).json()}
@@ -194,13 +216,18 @@ def test_others_verdicts_are_hidden_until_ones_own_is_given(client: TestClient) 
 
 
 def test_a_third_inspector_settles_what_two_dispute(client: TestClient, project: Project) -> None:
-    assert client.post(at("api/verdict?inspector=Cy"), json=said(2, adjudicates=True)).status_code == 400
-    client.post(at("api/verdict"), json=said(2, "STAR", 0.0))
-    client.post(at("api/verdict?inspector=Ben"), json=said(2))
-    assert numbers(client.get(at("api/queue?name=disputed")).json()["rows"], "<i4").tolist() == [2]
-    seen = client.get(at("api/spectrum/2?adjudicate=true&inspector=Cy")).json()
+    row = int(project.ranking.controls[0])
+    assert client.post(at("api/verdict?inspector=Cy"), json=said(row, adjudicates=True)).status_code == 400
+    client.post(at("api/verdict"), json=said(row, "STAR", 0.0))
+    client.post(at("api/verdict?inspector=Ben"), json=said(row))
+    disputed = client.get(at("api/queue?name=disputed")).json()
+    assert numbers(disputed["rows"], "<i4").tolist() == [row]
+    assert numbers(disputed["ruled"], "u1").tolist() == [0]  # Ada's blind verdict settles nothing
+    progress = {queue["name"]: queue for queue in client.get(at("api/queues")).json()}
+    assert (progress["disputed"]["ruled"], progress["disputed"]["n"]) == (0, 1)
+    seen = client.get(at(f"api/spectrum/{row}?adjudicate=true&inspector=Cy")).json()
     assert [other["inspector"] for other in seen["others"]] == ["Ada", "Ben"]
-    assert client.post(at("api/verdict?inspector=Cy"), json=said(2, adjudicates=True)).status_code == 200
+    assert client.post(at("api/verdict?inspector=Cy"), json=said(row, adjudicates=True)).status_code == 200
     assert client.get(at("api/queue?name=disputed")).json()["n"] == 0
     statistics = client.get(at("api/statistics")).json()
     assert statistics["pairs"][0]["n"] == 1 and statistics["n_double"] == 1
@@ -368,7 +395,7 @@ def test_fifty_clients_at_once_lose_and_double_no_verdict(project: Project, subj
     rows = range(4)
 
     def inspect(number: int) -> None:
-        with httpx.Client(base_url=link, params={"inspector": f"inspector {number}"}, timeout=60) as client:
+        with httpx2.Client(base_url=link, params={"inspector": f"inspector {number}"}, timeout=60) as client:
             assert client.get(f"api/spectrum/{number % N}").status_code == 200
             for row in rows:
                 body = said(row, z=1 + number / 100, request=f"{number}-{row}")

@@ -54,6 +54,7 @@ def inspect(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UsageError(_MISSING.format(error)) from error
+    from broadline.inspect.marks import composite
     from broadline.inspect.project import Project
     from broadline.inspect.rulings import inspector_name
     from broadline.inspect.server import application
@@ -73,6 +74,7 @@ def inspect(
         return
     with Store(verdicts or default_path(catalogue), subjects) as store, listen(port) as listening:
         project = Project(subjects, viewer.ranking, viewer, store, inspector)
+        composite()  # takes a third of a second, for which the first page would wait
         token, number = new_token(), listening.getsockname()[1]
         typer.echo(f"open http://{HOST}:{number}/{token}/ (no other link lets in; Ctrl-C ends)")
         run(application(project, token), listening)

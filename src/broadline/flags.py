@@ -7,7 +7,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UNCLASSIFIED", "Flag", "describe", "mark"]
+__all__ = ["NO_TARGET", "UNCLASSIFIED", "Flag", "describe", "mark"]
 
 
 class Flag(IntFlag):
@@ -46,6 +46,9 @@ _SENTENCES = {
 
 #: A row with any of these bits has no result: its result columns are missing.
 UNCLASSIFIED = Flag.NO_DATA | Flag.UNREADABLE | Flag.NO_COVERAGE | Flag.BAD_WAVELENGTH | Flag.CONSTANT_FLUX
+
+#: A row with any of these bits is of no object that its survey chose, so that there is no class to know.
+NO_TARGET = Flag.SKY_FIBRE | Flag.BAD_FIBRE
 
 
 def describe(flags: int) -> list[str]:

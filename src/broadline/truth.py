@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.errors import UsageError
+from broadline.positions import PLACES, Positions, place_of, somewhere
 from broadline.tables import load_tables
 from broadline.truth_layouts import (
     CLASSES,
@@ -30,20 +30,15 @@ from broadline.truth_layouts import (
     in_control_sample,
 )
 
-if TYPE_CHECKING:
-    from astropy.coordinates import SkyCoord
-
 __all__ = [
     "CLASSES",
     "FIRM",
     "GALAXY",
     "LAYOUTS",
-    "NEAR",
     "OTHER",
     "QSO",
     "STAR",
     "UNKNOWN",
-    "Positions",
     "Truth",
     "match",
     "names_of",
@@ -57,58 +52,16 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "TARGETID": ("TARGETID",),
     "OBJID": ("OBJID",),
 }
-#: Spectra and labels this near to each other (arcsec) are of the same object.
-NEAR = 1.0
 
-# Right ascension and declination (degrees), as different tables call them.
-_PLACES = (("RA", "DEC"), ("TARGET_RA", "TARGET_DEC"), ("PLUG_RA", "PLUG_DEC"))
 # Redshifts beside the one that counts, with the names that they are reported under.
 _OTHER_Z = {name: name for name in ("Z_VI", "Z_PIPE", "Z_PCA", "Z_QN", "TRUE_Z")} | {"FIT_Z": "Z_PIPE"}
 _I_BAND = 3  # of PSFMAG, which has ugriz
 _FAINTEST = 40.0  # of magnitudes that can be meant
 
-_KNOWN = COLUMNS.union(*_NAMES.values(), *_PLACES, _OTHER_Z, {"PSFMAG"})
+_KNOWN = COLUMNS.union(*_NAMES.values(), *PLACES, _OTHER_Z, {"PSFMAG"})
 _TEXT = frozenset({"OBJID", "CLASS", "TRUE_CLASS", "SPECTYPE", "DESIGNATION", "SOURCE_Z", "QUEUE"})
 # What is taken if it is there and can be used.
-_SPARE = frozenset({"PSFMAG"}).union(*_PLACES, _OTHER_Z) - COLUMNS
-
-
-class Positions:
-    """Places on the sky that others are compared with; the search tree is built when it is first needed.
-
-    Parameters
-    ----------
-    ra, dec : ndarray of float64, shape (n,)
-        Degrees; not finite where unknown.
-    rows : ndarray of int64, shape (n,)
-        What is answered for each.
-    """
-
-    def __init__(self, ra: NDArray[np.float64], dec: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
-        known = _somewhere(ra, dec)
-        self.ra, self.dec, self.rows = ra[known], dec[known], rows[known]
-
-    @cached_property
-    def _sky(self) -> SkyCoord:
-        from astropy.coordinates import SkyCoord
-
-        return SkyCoord(self.ra, self.dec, unit="deg")
-
-    def nearest(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the row of the nearest place within `NEAR` of each position, or -1, shape (n,)."""
-        found = np.full(len(ra), -1, dtype=np.int64)
-        known = np.flatnonzero(_somewhere(ra, dec))
-        if len(known) and len(self.rows):
-            from astropy.coordinates import SkyCoord
-
-            wanted = SkyCoord(ra[known], dec[known], unit="deg")
-            index, apart, _ = wanted.match_to_catalog_sky(self._sky)
-            found[known] = np.where(apart.arcsec <= NEAR, self.rows[index], -1)
-        return found
-
-
-def _somewhere(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(ra) & (np.abs(dec) <= 90))
+_SPARE = frozenset({"PSFMAG"}).union(*PLACES, _OTHER_Z) - COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +150,8 @@ def match(truth: Truth, ids: Columns) -> NDArray[np.int64]:
     truth : Truth
     ids : mapping of str to ndarray, each of shape (n,)
         `Spectra.ids`. Spectra are found by what the truth names them by (`Truth.by`). Those that have no such
-        name are found by RA and DEC, within `NEAR`, if both sides have positions; so are those whose OBJID,
-        which is anybody's text, is not in the truth.
+        name are found by RA and DEC, within `positions.NEAR`, if both sides have positions; so are those
+        whose OBJID, which is anybody's text, is not in the truth.
     """
     n = len(next(iter(ids.values())))
     rows = np.full(n, -1, dtype=np.int64)
@@ -261,9 +214,9 @@ def names_of(by: str, columns: Columns) -> tuple[NDArray[Any], NDArray[np.bool_]
     columns : mapping of str to ndarray, each of shape (n,)
     """
     if by == "position":
-        place = _place(columns)
+        place = place_of(columns)
         assert place is not None
-        return np.arange(len(place[0])), _somewhere(*place)
+        return np.arange(len(place[0])), somewhere(*place)
     if by == "OBJID":
         text = columns[by].astype(str)
         return text, text != ""
@@ -275,18 +228,11 @@ def names_of(by: str, columns: Columns) -> tuple[NDArray[Any], NDArray[np.bool_]
     return np.where(named, (plate * 10**5 + mjd) * 10**4 + fiber, -1), named
 
 
-def _place(columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    for ra, dec in _PLACES:
-        if columns.keys() >= {ra, dec}:
-            return columns[ra].astype(np.float64), columns[dec].astype(np.float64)
-    return None
-
-
 def _named_by(path: Path, columns: Columns) -> str:
     for name, parts in _NAMES.items():
         if columns.keys() >= set(parts):
             return name
-    if _place(columns) is None:
+    if place_of(columns) is None:
         raise UsageError(f"{path} names no spectra: it needs {' or '.join(_NAMES)} as columns, or RA and DEC")
     return "position"
 
@@ -323,7 +269,7 @@ def _sorted(path: Path, layout: Layout, columns: Columns, labels: Labels, simula
     # Numbers that follow from names are the same in every table of the same spectra, and so are splits.
     alone = np.arange(len(rows)) if by == "OBJID" else key[first]
     thing = np.where((thing > 0) | (by == "TARGETID"), thing, -2 - alone)
-    place = _place(columns)
+    place = place_of(columns)
     return Truth(
         path,
         layout.name,

@@ -117,7 +117,7 @@ class Archive:
     group : callable or None
         path -> a key that files read as one share, where the archive has such files.
     fitted : callable or None
-        path -> wavelength (vacuum Angstrom) and flux of the pipeline's best fit, of files of one spectrum.
+        (path, row) -> wavelength (vacuum Angstrom) and flux of the pipeline's best fit to a spectrum.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Archive:
     read: Callable[[Sequence[Path], int], Iterator[Spectra]]
     truth: Callable[[Path], Table] | None = None
     group: Callable[[Path], str] | None = None
-    fitted: Callable[[Path], tuple[NDArray[np.float64], NDArray[np.float32]]] | None = None
+    fitted: Callable[[Path, int], tuple[NDArray[np.float64], NDArray[np.float32]]] | None = None
 
 
 def open_fits(path: Path) -> fits.HDUList:

@@ -55,6 +55,8 @@ _RESULT = frozenset(
 )
 # Pixel columns that the narrow reader takes, and the only types it takes them in.
 _PIXELS = {"FLUX": ">f4", "LOGLAM": ">f4", "IVAR": ">f4", "AND_MASK": ">i4"}
+_MODEL = "MODEL"  # the pipeline's best fit, which not all files have
+_WANTED = frozenset({*_PIXELS, _MODEL})
 _FIRST_READ = 1 << 18  # a lite file is 219 kB; the exposures of a full file lie behind what is needed
 
 
@@ -89,7 +91,7 @@ def _parse(path: Path) -> _Parts | None:
     if primary is None or not content.startswith(b"SIMPLE  ="):
         return None
     start = header_end(content, primary) if content[primary : primary + 8] == b"XTENSION" else None
-    layout = table_layout(content[primary:start], frozenset(_PIXELS)) if start is not None else None
+    layout = table_layout(content[primary:start], _WANTED) if start is not None else None
     if start is None or layout is None or layout.rows < 2 or start + layout.size > len(content):
         return None
     if any(layout.kind(name) != kind for name, kind in _PIXELS.items()):
@@ -258,25 +260,37 @@ def truth(path: Path) -> Table:
     )
 
 
-def fitted(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def fitted(path: Path, row: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Return wavelengths (vacuum Angstrom) and flux of the pipeline's best fit, column ``model`` of HDU 1.
+
+    Parameters
+    ----------
+    path : Path
+    row : int
+        Always 0: a file holds one spectrum.
 
     Raises
     ------
     ReadError
         If the file has none.
     """
+    parts = _parse(path)
+    if parts and _MODEL in (parts.pixels.dtype.names or ()):
+        return _vacuum(parts.pixels["LOGLAM"]), parts.pixels[_MODEL].astype(np.float32)
     with open_fits(path) as hdus:
         for hdu in hdus[1:]:
             if isinstance(hdu, fits.BinTableHDU):
-                names = {name.lower(): name for name in hdu.columns.names}
-                if {"loglam", "model"} <= set(names):
+                names = {name.upper(): name for name in hdu.columns.names}
+                if {"LOGLAM", _MODEL} <= set(names):
                     pixels = hdu.data
-                    loglam = pixels[names["loglam"]].astype(np.float64)
-                    index = lattice_index(loglam)
-                    wavelength = 10.0 ** (loglam if index is None else LATTICE_STEP * index)
-                    return np.asarray(wavelength), pixels[names["model"]].astype(np.float32)
+                    return _vacuum(pixels[names["LOGLAM"]]), pixels[names[_MODEL]].astype(np.float32)
     raise ReadError(path, "it has no model of the pipeline")
+
+
+def _vacuum(loglam: NDArray[Any]) -> NDArray[np.float64]:
+    """Return wavelengths, those of the lattice where pixels lie on it."""
+    index = lattice_index(loglam)
+    return np.asarray(10.0 ** (loglam.astype(np.float64) if index is None else LATTICE_STEP * index))
 
 
 def _is_spec(head: Head) -> bool:

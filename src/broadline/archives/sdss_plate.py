@@ -106,11 +106,44 @@ def plate_truth(path: Path) -> Table:
     ReadError
         If there is neither file.
     """
-    tail = path.name.removeprefix("spPlate-").removesuffix(".gz")
     for kind in ("spZbest", "spZall"):
-        for candidate in (*path.parent.glob(f"{kind}-{tail}*"), *path.parent.glob(f"*/{kind}-{tail}*")):
+        for candidate in _beside(path, kind):
             return _fits_of(candidate, path)
+    tail = _tail(path)
     raise ReadError(path, f"no spZbest-{tail} or spZall-{tail} lies beside it")
+
+
+def plate_fitted(path: Path, row: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return wavelengths (vacuum Angstrom) and flux of the pipeline's best fit to a fibre.
+
+    Parameters
+    ----------
+    path : Path
+        The spPlate file; HDU 2 of the spZbest file beside it holds the fits, a row a fibre.
+    row : int
+
+    Raises
+    ------
+    ReadError
+        If there is no such file, or it has no fits.
+    """
+    for results in _beside(path, "spZbest"):
+        with open_fits(results) as hdus, open_fits(path) as plate:
+            if len(hdus) > 2 and hdus[2].shape == plate[0].shape:  # on the pixels of the plate
+                header = plate[0].header
+                loglam = header["COEFF0"] + header["COEFF1"] * np.arange(header["NAXIS1"])
+                return 10.0**loglam, np.asarray(hdus[2].section[row], dtype=np.float32)
+    raise ReadError(path, "the pipeline's models are not beside it")
+
+
+def _tail(path: Path) -> str:
+    return path.name.removeprefix("spPlate-").removesuffix(".gz")
+
+
+def _beside(path: Path, kind: str) -> list[Path]:
+    """Return the results of one kind for a plate: in its folder or one down."""
+    name = f"{kind}-{_tail(path)}*"
+    return [*path.parent.glob(name), *path.parent.glob(f"*/{name}")]
 
 
 def _fits_of(results: Path, plate: Path) -> Table:
@@ -151,5 +184,6 @@ ARCHIVES = (
         _is_plate,
         read_plate,
         plate_truth,
+        fitted=plate_fitted,
     ),
 )

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
-from scipy.stats import beta
 
 __all__ = [
     "LEVEL",
@@ -49,10 +47,12 @@ def credible_interval(k: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple
     low, high : ndarray of float64
         NaN where n is 0.
     """
+    from scipy.special import betaincinv  # here, as many programs that know shares need none
+
     k, n = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
     tail = (1 - level) / 2
-    low = np.where(k == 0, 0.0, beta.ppf(tail, k + 0.5, n - k + 0.5))
-    high = np.where(k == n, 1.0, beta.ppf(1 - tail, k + 0.5, n - k + 0.5))
+    low = np.where(k == 0, 0.0, betaincinv(k + 0.5, n - k + 0.5, tail))
+    high = np.where(k == n, 1.0, betaincinv(k + 0.5, n - k + 0.5, 1 - tail))
     return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
 
 
@@ -116,6 +116,8 @@ def resampled(objects: Ints, cells: Ints, n_cells: int, n_resamples: int, seed: 
     ndarray of int64, shape (n_resamples, n_cells)
         Shape (0, n_cells) for fewer than two objects, of which there is no scatter.
     """
+    from scipy.sparse import csr_array
+
     rng = np.random.default_rng(seed)
     order = np.argsort(objects, kind="stable")
     starts = np.flatnonzero(np.diff(objects[order], prepend=-1))

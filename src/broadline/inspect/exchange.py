@@ -18,11 +18,20 @@ from broadline.errors import UsageError
 from broadline.evaluation.shares import Mask
 from broadline.inspect.agreement import same, settled
 from broadline.inspect.queue import control_sample
-from broadline.inspect.rulings import KINDS, Ruling, Verdict, inspector_name
+from broadline.inspect.rulings import KINDS, Given, Ruling, Verdict, inspector_name
 from broadline.inspect.subjects import Subjects
 from broadline.truth import CLASSES, UNKNOWN, match, read_truth_table
 
-__all__ = ["BAL_COMMENT", "PROSPECT", "Read", "prospect_csv", "read_verdicts", "truth_csv", "truth_parquet"]
+__all__ = [
+    "ADJUDICATION",
+    "BAL_COMMENT",
+    "PROSPECT",
+    "Read",
+    "prospect_csv",
+    "read_verdicts",
+    "truth_csv",
+    "truth_parquet",
+]
 
 #: Columns of prospect's files of verdicts, in their order (prospect 1.2 and later; ``vi_file_fields``).
 PROSPECT = (
@@ -45,6 +54,8 @@ PROSPECT = (
 )
 #: How prospect's inspectors note broad absorption.
 BAL_COMMENT = "Broad absorption line quasar (BAL)"
+#: How the comment of a verdict begins that settles what inspectors disagree on, for which there is no column.
+ADJUDICATION = "[adjudication]"
 #: Confidence of a truth table (Z_CONF) for each quality from 0 to 4, and a quality for each confidence.
 _CONFIDENCE = (0, 1, 1, 3, 3)
 _QUALITY = (0, 1, 2, 4)
@@ -58,10 +69,11 @@ _IDS = ("PLATE", "MJD", "FIBERID", "THING_ID", "TARGETID", "OBSID", "OBJID", "RA
 
 
 def prospect_csv(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) -> bytes:
-    """Return all verdicts that stand, but for adjudications, as prospect writes them, one line each.
+    """Return all verdicts that stand as prospect writes them, one line each, in the order they were given.
 
-    The columns of redrock hold what the catalogue says, and which version and model made it. VI_issue has R
-    where the redshift and C where the class differs from that.
+    The comment of an adjudication begins with `ADJUDICATION`. The columns of redrock hold what the catalogue
+    says, and which version and model made it. VI_issue has R where the redshift and C where the class differs
+    from that.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -69,9 +81,7 @@ def prospect_csv(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) 
     meta = subjects.catalogue.meta
     for row, verdicts in standing.items():
         called, z = bool(subjects.catalogue.called[row]), float(subjects.catalogue.z[row])
-        for verdict in verdicts:
-            if verdict.adjudicates:
-                continue
+        for verdict in sorted(verdicts, key=lambda verdict: verdict.version):
             ruling = verdict.ruling
             writer.writerow(
                 [
@@ -87,7 +97,7 @@ def prospect_csv(subjects: Subjects, standing: Mapping[int, Sequence[Verdict]]) 
                     _issue(called, z, ruling),
                     "" if ruling.z is None else f"{ruling.z:.5f}",
                     "" if ruling.kind == "?" else ruling.kind,
-                    _inert(_with_bal(ruling)),
+                    _inert(_comment(verdict)),
                 ]
             )
     return stream.getvalue().encode()
@@ -98,8 +108,10 @@ def _issue(called: bool, z: float, ruling: Ruling) -> str:
     return "R" * moved + "C" * (called != (ruling.kind == "QSO"))
 
 
-def _with_bal(ruling: Ruling) -> str:
-    return " ".join(filter(None, [BAL_COMMENT if ruling.bal else "", ruling.comment]))
+def _comment(verdict: Verdict) -> str:
+    """Return the comment, with what prospect has no columns for."""
+    said = ADJUDICATION * verdict.adjudicates, BAL_COMMENT * verdict.ruling.bal, verdict.ruling.comment
+    return " ".join(filter(None, said))
 
 
 def _inert(text: str) -> str:
@@ -175,13 +187,13 @@ class Read(NamedTuple):
 
     Attributes
     ----------
-    verdicts : list of (int, str, Ruling)
-        Row of the catalogue, inspector, ruling.
+    verdicts : list of (int, str, Ruling, bool)
+        Row of the catalogue, inspector, ruling, and whether it settles what others disagree on.
     n_unmatched : int
         Those on spectra that the catalogue does not have.
     """
 
-    verdicts: list[tuple[int, str, Ruling]]
+    verdicts: list[Given]
     n_unmatched: int
 
 
@@ -218,7 +230,8 @@ def _from_prospect(path: Path, lines: csv.DictReader[str], subjects: Subjects) -
     rows: dict[int, list[int]] = {}
     for row, number in enumerate(subjects.numbers.tolist()):
         rows.setdefault(number, []).append(row)
-    verdicts, unmatched = [], 0
+    verdicts: list[Given] = []
+    unmatched = 0
     for line in lines:
         said = {name: (line.get(name) or "").strip() for name in PROSPECT}
         if said["VI_quality"] in ("", "-1"):  # a comment alone
@@ -228,6 +241,8 @@ def _from_prospect(path: Path, lines: csv.DictReader[str], subjects: Subjects) -
             kind = (said["VI_spectype"] or said["Redrock_spectype"] or "?").upper()
             z = said["VI_z"] or said["Redrock_z"]
             comment = _as_written(said["VI_comment"])
+            adjudicates = comment.startswith(ADJUDICATION)
+            comment = comment.removeprefix(ADJUDICATION)
             ruling = Ruling(
                 kind,
                 float(z) if z and kind != "?" else None,
@@ -238,7 +253,7 @@ def _from_prospect(path: Path, lines: csv.DictReader[str], subjects: Subjects) -
             inspector = inspector_name(_as_written(said["VI_scanner"]) or path.stem)
         except (ValueError, OverflowError, UsageError) as error:
             raise UsageError(f"{path.name}, line {lines.line_num}: {error}; mend that line") from error
-        verdicts += [(row, inspector, ruling) for row in rows.get(number, ())]
+        verdicts += [(row, inspector, ruling, adjudicates) for row in rows.get(number, ())]
         unmatched += number not in rows
     return Read(verdicts, unmatched)
 
@@ -247,7 +262,7 @@ def _from_truth(path: Path, subjects: Subjects, inspector: str) -> Read:
     known = read_truth_table(path)
     at = match(known, subjects.catalogue.ids)
     found = np.flatnonzero((at >= 0) & (known.kind[at] != UNKNOWN))
-    verdicts = []
+    verdicts: list[Given] = []
     for row, i in zip(found.tolist(), at[found].tolist(), strict=True):
         kind, z = CLASSES[known.kind[i]], float(known.z[i])
         kind = kind if kind in KINDS and (np.isfinite(z) or kind == "STAR") else "?"
@@ -257,5 +272,5 @@ def _from_truth(path: Path, subjects: Subjects, inspector: str) -> Read:
             _QUALITY[known.confidence[i]],
             bool(kind == "QSO" and known.bal_flag[i] == 1),
         )
-        verdicts.append((row, inspector, ruling.checked()))
+        verdicts.append((row, inspector, ruling.checked(), False))
     return Read(verdicts, len(known) - len(np.unique(at[at >= 0])))

@@ -80,16 +80,22 @@ class Project:
 
     def progress(self, inspector: str) -> list[dict[str, Any]]:
         """Return for each queue its size and how much of it an inspector has ruled on."""
-        mine = self.ruled(inspector)
-        queues = []
+        mine, queues = self.ruled("all", inspector), []
         for name, text in self.queue_names().items():
             rows = self.queue(name, inspector)
-            queues.append({"name": name, "text": text, "n": len(rows), "ruled": int(mine[rows].sum())})
+            done = 0 if name == "disputed" else int(mine[rows].sum())
+            queues.append({"name": name, "text": text, "n": len(rows), "ruled": done})
         return queues
 
-    def ruled(self, inspector: str) -> Mask:
-        """Return the rows on which a verdict of the inspector stands, as a mask."""
+    def ruled(self, name: str, inspector: str) -> Mask:
+        """Return the rows that are done with for an inspector in a queue, as a mask.
+
+        Those on which a verdict of the inspector stands; none of those to adjudicate, which leave that queue
+        when they are settled.
+        """
         mask = np.zeros(len(self.subjects), dtype=bool)
+        if name == "disputed":
+            return mask
         mask[list(_ruled_by(self.store.standing(), inspector))] = True
         return mask
 

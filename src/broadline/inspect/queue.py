@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.evaluation.fits_read import Fits, read_answers
 from broadline.evaluation.shares import Floats, Ints, Mask
-from broadline.flags import Flag
+from broadline.flags import NO_TARGET, Flag
 from broadline.inspect.subjects import Subjects
 from broadline.truth import CLASSES, FIRM, QSO, UNKNOWN, match, read_truth_table
 
 __all__ = [
+    "BORDERLINE",
     "QUEUES",
     "REASONS",
     "WEIGHTS",
@@ -64,11 +65,12 @@ WEIGHTS: Mapping[Reason, float] = {
     Reason.SINGLE_LINE: 0.3,
     Reason.BAL: 0.2,
 }
+#: Broad absorption is borderline where P_BAL is between these.
+BORDERLINE = (0.2, 0.8)
 #: Names of queues and the words for them; beside these there are those of `Reason`, in lower case.
-QUEUES: Mapping[str, str] = {"ranked": "Ranked", "all": "Whole catalogue"}
+QUEUES: Mapping[str, str] = {"ranked": "Ranked", "all": "All spectra"}
 
 _SURE_P_Z, _PERHAPS_QSO = 0.9, 0.1
-_BORDERLINE = (0.2, 0.8)  # P_BAL between these
 _NEAR_THRESHOLD = 0.1  # confidence, where nothing is calibrated
 _CONTROLS, _EVERY = 200, 10
 
@@ -120,7 +122,8 @@ class Ranking:
     reasons : ndarray of uint32, shape (n,)
         Sums of `Reason`.
     worth : ndarray of float64, shape (n,)
-        The probability that the catalogue is wrong, and `WEIGHTS` for the reasons.
+        The probability that the catalogue is wrong, and `WEIGHTS` for the reasons; 0 of what is no target
+        (`flags.NO_TARGET`), which has no class to rule on.
     controls : ndarray of int64
         Rows drawn at random from those called quasar, in random order, so that whatever part of them has
         been ruled on from its beginning is a random sample too.
@@ -190,7 +193,8 @@ def rank(subjects: Subjects, opinions: Mapping[str, Opinion] | None = None) -> R
     for reason, mask in masks.items():
         reasons[mask & classified] |= np.uint32(reason)
         worth[mask] += WEIGHTS.get(reason, 0.0)
-    return Ranking(reasons, np.where(classified, worth, 0.0), controls, opinions)
+    of_target = classified & ((flags & int(NO_TARGET)) == 0)
+    return Ranking(reasons, np.where(of_target, worth, 0.0), controls, opinions)
 
 
 def _wrong(subjects: Subjects) -> Floats:
@@ -214,7 +218,7 @@ def _n_lines(subjects: Subjects) -> Ints:
 def _borderline(subjects: Subjects) -> Mask:
     p_bal, c_bal = subjects.number("p_bal"), subjects.catalogue.c_bal
     if p_bal is not None:
-        return np.asarray((p_bal > _BORDERLINE[0]) & (p_bal < _BORDERLINE[1]))
+        return np.asarray((p_bal > BORDERLINE[0]) & (p_bal < BORDERLINE[1]))
     if c_bal is None:
         return np.zeros(len(subjects), dtype=bool)
     return np.asarray(np.abs(np.nan_to_num(c_bal) - subjects.rule.c_th_bal) < _NEAR_THRESHOLD)
@@ -234,10 +238,13 @@ def _differs(subjects: Subjects, opinion: Opinion) -> Mask:
 
 
 def control_sample(subjects: Subjects) -> Ints:
-    """Return the control sample, which is the same whenever the same catalogue is opened."""
+    """Return the control sample, which is the same whenever the same catalogue is opened.
+
+    A tenth of those called quasar, `_CONTROLS` at most: nothing is learnt from it, and the rest is to remain.
+    """
     called = np.flatnonzero(subjects.catalogue.called)
     random = np.random.default_rng(int(subjects.sha256[:16], 16))
-    return random.permutation(called)[:_CONTROLS]
+    return random.permutation(called)[: min(_CONTROLS, -(-len(called) // _EVERY))]
 
 
 def _interleaved(ranked: Ints, controls: Ints) -> Ints:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from broadline.errors import UsageError
 
-__all__ = ["KINDS", "QUALITIES", "Ruling", "Verdict", "inspector_name"]
+__all__ = ["KINDS", "QUALITIES", "Given", "Ruling", "Verdict", "inspector_name"]
 
 #: Classes that an expert may give; "?" is a spectrum that nobody can identify.
 KINDS = ("QSO", "GALAXY", "STAR", "?")
@@ -92,6 +92,10 @@ class Verdict(NamedTuple):
     ruling: Ruling
     adjudicates: bool = False
     undoes: int | None = None
+
+
+#: A verdict made elsewhere: row of the catalogue, inspector, ruling, and whether it adjudicates.
+Given = tuple[int, str, Ruling, bool]
 
 
 def inspector_name(name: str) -> str:

@@ -52,14 +52,15 @@ def application(project: Project, token: str) -> Guard:
         asked, inspector = request.query_params, _inspector(request, project)
 
         def rows() -> dict[str, Any]:
+            name = asked.get("name", "ranked")
             found = project.chosen(
-                asked.get("name", "ranked"),
+                name,
                 inspector,
                 asked.get("filter", ""),
                 asked.get("sort", ""),
                 asked.get("descending") == "true",
             )
-            ruled = project.ruled(inspector)[found]
+            ruled = project.ruled(name, inspector)[found]
             return {"n": len(found), "rows": _bytes(found, "<i4"), "ruled": _bytes(ruled, "u1")}
 
         return JSONResponse(await run_in_threadpool(rows))

@@ -115,7 +115,7 @@ class Viewer:
             "missing": said,
             "called": bool(subjects.catalogue.called[row]),
             "z": _number(subjects.catalogue.z[row]),
-            "bal": bool(subjects.mask("IS_BAL")[row]),
+            "bal": "IS_BAL" in subjects.columns and bool(np.nan_to_num(subjects.columns["IS_BAL"][row]) > 0),
             "reasons": [text for reason, text in REASONS.items() if reasons & reason],
             "worth": _number(self.ranking.worth[row]),
             "solutions": [
@@ -153,7 +153,7 @@ class Viewer:
         with np.errstate(divide="ignore"):
             error = np.where(ivar > 0, 1 / np.sqrt(ivar), np.nan)
         pixels = {"wavelength": packed(wavelength), "flux": packed(flux), "error": packed(error)}
-        model = _model(self.lookup, source, wavelength)
+        model = _model(self.lookup, source, max(place, 0), wavelength)
         return pixels | ({"model": packed(model)} if model is not None else {}), ""
 
     def _from_file(self, row: int) -> dict[str, Any] | None:
@@ -201,13 +201,16 @@ def _unpadded(spectra: Spectra) -> Mask:
     return kept
 
 
-def _model(lookup: Lookup, source: str, wavelength: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def _model(
+    lookup: Lookup, source: str, row: int, wavelength: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Return the pipeline's best fit on the pixels of a spectrum; None if the survey's files have none."""
     path, kind = lookup.inputs.files[lookup.place[source][1]]
     reader = archives.get(kind).fitted if kind != UNKNOWN else None
     if reader is None:
         return None
     try:
-        at, model = reader(path)
+        at, model = reader(path, row)
     except (ReadError, OSError):
         return None
     return np.asarray(np.interp(wavelength, at, model, left=np.nan, right=np.nan))

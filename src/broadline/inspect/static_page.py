@@ -18,12 +18,15 @@ from broadline.inspect.spectrum import Viewer
 __all__ = ["MODULES", "write_static_page"]
 
 #: The modules of the page, each after those that it imports.
-MODULES = ("dom", "spectrum", "api", "embedded", "keys", "panels", "plot", "app")
+MODULES = (
+    *("dom", "spectrum", "api", "embedded", "keys", "cache", "draft"),
+    *("panels", "controls", "plot", "app"),
+)
 
 # All imports are of names from these modules, and no name is in two: without these words they are one script.
 _IMPORT = re.compile(r"^import\b[^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
-_LINKED = re.compile(r'^<(link rel="stylesheet"|script) .*\n', re.MULTILINE)
+_LINKED = re.compile(r'^<(link rel="(stylesheet|modulepreload)"|script) .*\n', re.MULTILINE)
 
 
 def write_static_page(path: Path, viewer: Viewer, rows: Ints, inspector: str) -> int:

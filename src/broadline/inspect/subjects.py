@@ -26,6 +26,7 @@ _SPECTRUM = ("PLATE", "MJD", "FIBERID")
 # Redshifts that lie further below 0 than any star's are no solutions.
 _LOWEST_Z = -0.005
 _MOST = 4
+_SURER = 0.05  # lines of a lower confidence stand behind what others say
 
 
 class Solution(NamedTuple):
@@ -160,10 +161,10 @@ def _numbers(columns: Mapping[str, NDArray[Any]]) -> Ints:
 
 
 def solutions(subjects: Subjects, row: int, others: Sequence[Solution] = ()) -> list[Solution]:
-    """Return the redshifts that a spectrum may have, the catalogue's first.
+    """Return the redshifts that a spectrum may have, the catalogue's first if it calls it a quasar.
 
-    After it those of single lines, the surest first, and then those of `others`; one that lies within 6000
-    km/s of an earlier one is left out, and so are those below 0.
+    After it those of single lines, the surest first, those of `others`, and those of lines that are hardly
+    there; one that lies within 6000 km/s of an earlier one is left out, and so are those below 0.
 
     Parameters
     ----------
@@ -173,21 +174,21 @@ def solutions(subjects: Subjects, row: int, others: Sequence[Solution] = ()) -> 
     others : sequence of Solution
         What others say: a pipeline, a truth table.
     """
-    found = []
-    z = float(subjects.catalogue.z[row])
-    if np.isfinite(z):
-        best = str(subjects.columns["BEST_LINE"][row]) if "BEST_LINE" in subjects.columns else ""
-        found.append(Solution(z, float(subjects.strength[row]), best or "catalogue"))
-    emission = [line for line in subjects.lines if not line.bal]
+    emission = [line.name for line in subjects.lines if not line.bal]
     single = [
-        Solution(
-            float(subjects.columns[f"Z_{line.name}"][row]),
-            float(subjects.columns[f"C_{line.name}"][row]),
-            line.name,
-        )
-        for line in emission
+        Solution(float(subjects.columns[f"Z_{name}"][row]), float(subjects.columns[f"C_{name}"][row]), name)
+        for name in emission
     ]
-    for one in (*sorted(single, key=lambda one: -np.nan_to_num(one.confidence))[:_MOST], *others):
+    single = sorted(single, key=lambda one: -np.nan_to_num(one.confidence))[:_MOST]
+    c, best = subjects.catalogue.c, subjects.columns.get("BEST_LINE")
+    strength = 0.0 if c is None else float(np.nan_to_num(c[row]).max())
+    named = "" if best is None else str(best[row])
+    own = Solution(float(subjects.catalogue.z[row]), strength, named or "catalogue")
+    sure = [one for one in single if one.confidence > _SURER]
+    if subjects.catalogue.called[row] or strength > _SURER:
+        sure.insert(0, own)
+    found: list[Solution] = []
+    for one in (*sure, *others, own, *single):
         new = all(abs(velocity(np.array(one.z), np.array(other.z))) > CONFLICT_KMS for other in found)
         if np.isfinite(one.z) and one.z > _LOWEST_Z and new:
             found.append(one)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from broadline.errors import UsageError
-from broadline.inspect.rulings import Ruling, Verdict
+from broadline.inspect.rulings import Given, Ruling, Verdict
 from broadline.inspect.subjects import Subjects
 
 __all__ = ["ConflictError", "NotStoredError", "Store", "catalogue_of", "default_path"]
@@ -208,7 +208,7 @@ class Store:
                 raise ConflictError(current)
             return self._append([(row, inspector, ruling, adjudicates, None, request)])[0]
 
-    def rule_all(self, verdicts: Iterable[tuple[int, str, Ruling]]) -> int:
+    def rule_all(self, verdicts: Iterable[Given]) -> int:
         """Append verdicts made elsewhere, all or none, except those that stand already; return their number.
 
         Raises
@@ -216,12 +216,12 @@ class Store:
         UsageError, NotStoredError
             As `rule`.
         """
-        rows = [(row, inspector, ruling.checked()) for row, inspector, ruling in verdicts]
         with self._lock:
             new = [
-                (row, inspector, ruling, False, None, None)
-                for row, inspector, ruling in rows
-                if (now := self.current(row, inspector)) is None or not now.ruling.reads_as(ruling)
+                (row, inspector, ruling.checked(), adjudicates, None, None)
+                for row, inspector, ruling, adjudicates in verdicts
+                if (now := self.current(row, inspector, adjudicates)) is None
+                or not now.ruling.reads_as(ruling)
             ]
             return len(self._append(new))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from broadline.decision import SPEED_OF_LIGHT
 from broadline.spectra import LATTICE_STEP
@@ -23,6 +22,8 @@ def lattice_index(wavelength: Any) -> NDArray[np.float64]:
 
 def correlated_field(n: int, n_pixels: int, rng: np.random.Generator) -> Array:
     """Return Gaussian fields of zero mean and unit variance, correlated over about 2 and 12 pixels."""
+    from scipy.signal import lfilter  # takes half a second to import, and is for simulations alone
+
     burn = 64
     white = rng.standard_normal((n, n_pixels + burn), dtype=np.float32)
     # Two first-order autoregressions in one recursion: 0.85 / (1 - 0.65 q) + 0.12 / (1 - 0.92 q).

@@ -15,8 +15,9 @@ from scipy.spatial import cKDTree
 
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.errors import UsageError
-from broadline.flags import Flag
-from broadline.truth import CLASSES, FIRM, NEAR, OTHER, QSO, Truth, match, read_truth_table
+from broadline.flags import NO_TARGET
+from broadline.positions import NEAR
+from broadline.truth import CLASSES, FIRM, OTHER, QSO, Truth, match, read_truth_table
 from broadline.truth_layouts import Columns
 
 __all__ = ["ContradictionError", "Known", "Labels", "numbered", "read_known"]
@@ -36,7 +37,6 @@ _FIELDS = {
     "ANCILLARY": "ancillary",
     "CONTROL": "control",
 }
-_NO_TARGET = np.uint32(Flag.SKY_FIBRE | Flag.BAD_FIBRE)
 
 
 class ContradictionError(UsageError):
@@ -110,7 +110,7 @@ class Known:
             best[better] = i
         if len(self.truths) > 1:  # what they call the objects without a name is not the same
             columns["OBJECT"][(best >= 0) & (columns["OBJECT"] < 0)] = _UNNAMED
-        rest = self.rest_is_other & ((flags & _NO_TARGET) == 0)
+        rest = self.rest_is_other & ((flags & np.uint32(NO_TARGET)) == 0)
         return Labels((best >= 0) | rest, columns, listed)
 
     def _refuse_contradictions(
@@ -190,7 +190,7 @@ def numbered(
 ) -> NDArray[np.int64]:
     """Return the object of each spectrum, as a number that is the same for all its spectra, shape (n,).
 
-    Objects that have no name (negative) are those of other spectra within `truth.NEAR`, or of a chain of
+    Objects that have no name (negative) are those of other spectra within `positions.NEAR`, or of a chain of
     such, with the name of the first that has one.
 
     Parameters

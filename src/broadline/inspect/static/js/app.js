@@ -1,55 +1,34 @@
 // The page: one state, actions that change it, and panels that draw it.
 import { Refused, Server } from "./api.js";
-import { byId, element, fill, written } from "./dom.js";
+import { Cache } from "./cache.js";
+import { drawColumns, drawExports, drawOverlays } from "./controls.js";
+import { afterPaint, byId, fill, written } from "./dom.js";
+import { asDraft, draftOf, identities, redshiftOf, withinReach } from "./draft.js";
 import { Embedded } from "./embedded.js";
 import { actionOf, helpLines } from "./keys.js";
 import {
-  drawFacts, drawFinders, drawHead, drawOthers, drawQueues, drawSolutions, drawStrip, drawVerdict, openHelp, openName,
-  openStatistics,
+  drawFacts, drawFinders, drawHead, drawModel, drawOthers, drawQueues, drawSolutions, drawStrip, drawVerdict, openHelp,
+  note, openName, openStatistics, say,
 } from "./panels.js";
 import { SpectrumPlot } from "./plot.js";
-import { unpack, unpackSpectrum, velocity } from "./spectrum.js";
+import { unpack } from "./spectrum.js";
 
 const SMOOTHING = [1, 3, 5, 9, 15, 31]; // pixels
 const AHEAD = 5, BEHIND = 2; // neighbours
-const KEPT = 40; // spectra in memory
-const LOWEST_Z = -0.01, HIGHEST_Z = 12;
 const WINDOW = 400; // half of the window about a line, Angstrom
-const OVERLAYS = { error: "error (e)", model: "model (m)", composite: "quasar (o)", stars: "stars (a)" };
 
 const embedded = byId("broadline-data");
 const api = embedded ? new Embedded(JSON.parse(embedded.textContent)) : new Server();
 const state = {
   queues: [], queue: "ranked", filter: "", sort: "", descending: false,
-  rows: [], ruled: [], at: 0, spectrum: null, draft: null, solution: 0, other: 0, line: -1,
+  rows: [], ruled: [], at: 0, spectrum: null, draft: null, solution: 0, other: 0, taken: 0, line: -1,
 };
-const cache = new Map(); // row -> promise of its spectrum
-const ready = new Map(); // row -> spectrum, of those that have come
+const cache = new Cache((row) => api.spectrum(row, adjudicating()));
 let about, plot;
 
 // ---- what is shown
 
 const adjudicating = () => state.queue === "disputed";
-
-function fetched(row) {
-  if (!cache.has(row)) {
-    const coming = api.spectrum(row, adjudicating()).then(unpackSpectrum);
-    coming.then((spectrum) => cache.get(row) === coming && ready.set(row, spectrum), () => cache.delete(row));
-    cache.set(row, coming);
-    if (cache.size > KEPT) forget(cache.keys().next().value);
-  }
-  return cache.get(row);
-}
-
-function forget(row) {
-  cache.delete(row);
-  ready.delete(row);
-}
-
-function forgetAll() {
-  cache.clear();
-  ready.clear();
-}
 
 /** Read the queue anew and show its first spectrum without a verdict, or the one asked for. */
 async function openQueue(row = null) {
@@ -82,19 +61,23 @@ async function show(at) {
     Object.assign(state, { spectrum: null, at: 0 });
     drawHead(state);
     for (const id of ["verdict", "solutions", "finders", "others", "facts", "strip"]) fill(id);
-    plot.show({ missing: "This queue is empty.", lines: [] }, 0);
+    const why = state.filter ? "No spectrum of this queue passes the filter." : "This queue is empty.";
+    plot.show({ missing: why, lines: [] }, 0);
     return;
   }
-  const spectrum = await fetched(state.rows[at]);
-  Object.assign(state, { at, spectrum, solution: 0, other: 0, line: -1, draft: draftOf(spectrum) });
+  const spectrum = await cache.get(state.rows[at]);
+  Object.assign(state, { at, spectrum, solution: 0, other: 0, taken: 0, line: -1, draft: draftOf(spectrum, about.kinds) });
   say("");
   plot.show(spectrum, state.draft.z ?? 0);
   drawHead(state);
+  drawModel(Boolean(spectrum.pixels?.model));
   drawFacts(spectrum);
   drawFinders(spectrum, about, setRedshift);
   drawForm();
-  for (const near of neighbours()) fetched(state.rows[near]).then(drawNeighbours, () => {});
-  drawNeighbours();
+  afterPaint(() => {
+    for (const near of neighbours()) cache.get(state.rows[near]).then(drawNeighbours, () => {});
+    drawNeighbours();
+  });
 }
 
 function drawForm() {
@@ -116,36 +99,18 @@ let drawing = false;
 function drawNeighbours() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
+  afterPaint(() => {
     drawing = false;
     drawStrip(neighbours().map((at) => (
-      { at, spectrum: ready.get(state.rows[at]), current: at === state.at, ruled: state.ruled[at] })), go);
+      { at, spectrum: cache.ready.get(state.rows[at]), current: at === state.at, ruled: state.ruled[at] })), go);
   });
-}
-
-/** The verdict to begin with: one's own, or what the catalogue says, or the survey's pipeline. */
-function draftOf({ verdict, called, z, bal, pipeline, solutions }) {
-  if (verdict) return { kind: verdict.kind, z: verdict.z, quality: verdict.quality, bal: verdict.bal, comment: verdict.comment };
-  const kind = called ? "QSO" : about.kinds.includes(pipeline?.class) ? pipeline.class : "";
-  const best = called || !pipeline ? (z ?? solutions[0]?.z ?? 0) : pipeline.z;
-  return { kind, z: best, quality: 4, bal: called && bal, comment: "" };
-}
-
-/** Tell the user that something is wrong; nothing takes it away. */
-function say(text) {
-  byId("said").textContent = text;
-  byId("said").hidden = !text;
-}
-
-function note(text) {
-  byId("stored").textContent = text;
 }
 
 // ---- what changes the verdict being made
 
 function setRedshift(z) {
   if (!state.spectrum || !Number.isFinite(z)) return;
-  state.draft.z = Math.min(Math.max(z, LOWEST_Z), HIGHEST_Z);
+  state.draft.z = withinReach(z);
   plot.setRedshift(state.draft.z);
   drawForm();
 }
@@ -156,15 +121,11 @@ function chooseSolution(i) {
 }
 
 function setKind(kind) {
-  const { draft, spectrum } = state, { pipeline } = spectrum;
+  const { draft, spectrum } = state, z = redshiftOf(kind, draft.z, spectrum);
   draft.kind = kind;
   if (kind !== "QSO") draft.bal = false;
-  // A star is near redshift 0; the others are not, and get the catalogue's back.
-  if (kind === "STAR" && Math.abs(draft.z ?? 1) > 0.01) setRedshift(pipeline?.class === "STAR" ? pipeline.z : 0);
-  else if ((kind === "QSO" || kind === "GALAXY") && (draft.z === null || Math.abs(draft.z) < 0.002) && spectrum.solutions.length) {
-    chooseSolution(0);
-  }
-  drawForm();
+  if (z !== draft.z) setRedshift(z);
+  else drawForm();
 }
 
 const change = {
@@ -205,21 +166,21 @@ const actions = {
     }
     state.ruled[at] = 1;
     note(`stored: ${spectrum.name} ${draft.kind}${verdict.z === null ? "" : ` z ${written(verdict.z)}`}`);
-    refreshQueues();
     const next = firstOpen(at + 1);
     if (next >= 0) await show(next);
     else {
       await show(at);
       note(`${byId("stored").textContent}; the end of this queue${firstOpen(0) >= 0 ? ", but some before have no verdict" : ""}`);
     }
+    refreshQueues();
   },
   async undo() {
     const undone = await api.undo();
-    forget(undone.row);
+    cache.forget(undone.row);
     const at = state.rows.indexOf(undone.row);
     if (at >= 0) {
-      state.ruled[at] = Number(undone.verdict !== null);
       await show(at);
+      state.ruled[at] = Number(state.spectrum.verdict !== null);
     }
     note(`taken back: ${at >= 0 ? state.spectrum.name : `row ${undone.row}, which is not in this queue`}`);
     refreshQueues();
@@ -242,20 +203,23 @@ const actions = {
     const n = state.spectrum.solutions.length;
     if (n) chooseSolution((state.solution + by + n) % n);
   },
+  /** Begin with what each other inspector says in turn, so far as that may be seen. */
+  takeOther() {
+    const { others } = state.spectrum;
+    if (!others.length) return note("there is no verdict of others to see");
+    const taken = others[state.taken++ % others.length];
+    state.draft = asDraft(taken);
+    setRedshift(taken.z ?? 0);
+    note(`as ${taken.inspector} says`);
+  },
   /** Take the surest line for each of the other lines in turn. */
   reidentify() {
-    const emission = about.lines.filter((line) => !line.bal);
-    const best = state.spectrum.lines
-      .filter((finder) => finder.z !== null && emission.some((line) => line.name === finder.name))
-      .sort((a, b) => b.confidence - a.confidence)[0];
-    if (!best) return;
-    const observed = emission.find((line) => line.name === best.name).wavelength * (1 + best.z);
-    const possible = emission.filter((line) => observed > line.wavelength);
+    const possible = identities(state.spectrum.lines, about.lines);
+    if (!possible.length) return;
     state.other = (state.other + 1) % possible.length;
-    const from = possible.findIndex((line) => line.name === best.name);
-    const line = possible[(from + state.other + possible.length) % possible.length];
-    setRedshift(observed / line.wavelength - 1);
-    note(`${about.lines.find((one) => one.name === best.name).text} taken for ${line.text}`);
+    const { from, to, z } = possible[state.other];
+    setRedshift(z);
+    note(`${from} taken for ${to}`);
   },
   kind: setKind,
   quality: change.quality,
@@ -319,7 +283,7 @@ function run(name, argument) {
 // ---- queues, filters, names
 
 async function changeQueue(name) {
-  if (adjudicating() || name === "disputed") forgetAll(); // who may see what differs
+  if (adjudicating() || name === "disputed") cache.clear(); // who may see what differs
   state.queue = name;
   await openQueue();
 }
@@ -391,25 +355,17 @@ function take(name) {
   api.inspector = name;
   try { sessionStorage.setItem("inspector", name); } catch { /* the name lasts as long as the page */ }
   byId("inspector").textContent = name;
-  forgetAll();
+  cache.clear();
   queued(() => openQueue(state.spectrum?.row ?? null));
 }
 
-function drawExports() {
-  const links = api.exports().map(({ text, ...properties }) =>
-    element(properties.href ? "a" : "button", properties, text));
-  const chosen = element("input", { type: "file", accept: ".csv,.parquet,.fits,.ecsv", hidden: true, id: "bring" });
-  chosen.addEventListener("change", () => queued(async () => {
-    const [file] = chosen.files;
-    if (!file) return;
-    const { n, unmatched } = await api.bring(file);
-    forgetAll();
-    await openQueue();
-    note(`${n} verdicts taken from ${file.name}${unmatched ? `; ${unmatched} are on spectra that are not here` : ""}`);
-    chosen.value = "";
-  }));
-  fill("exports", ...links, ...(api.bring ? [element("label", { for: "bring", title: "Verdicts from a file" }, "Import"), chosen] : []));
-}
+/** Take in verdicts from a file of the user's. */
+const bring = (file) => queued(async () => {
+  const { n, unmatched } = await api.bring(file);
+  cache.clear();
+  await openQueue();
+  note(`${n} verdicts taken from ${file.name}${unmatched ? `; ${unmatched} are on spectra that are not here` : ""}`);
+});
 
 async function begin() {
   about = await api.project();
@@ -417,16 +373,14 @@ async function begin() {
   if (!embedded) api.inspector = sessionStorage.getItem("inspector");
   byId("inspector").textContent = inspector();
   document.title = `${about.catalogue} – broadline inspect`;
-  fill("sort", element("option", { value: "" }, "queue's order"),
-    ...Object.keys(about.columns).map((name) => element("option", { value: name }, name)));
-  fill("overlays", ...Object.entries(OVERLAYS).map(([name, text]) =>
-    element("button", { id: `overlay-${name}`, "aria-pressed": String(name === "error"), onclick: () => run("overlay", name) }, text)));
+  drawColumns(Object.keys(about.columns));
+  drawOverlays((name) => run("overlay", name));
   const pointed = (wavelength, flux) => {
     byId("cursor").textContent = wavelength === undefined || !state.draft ? "" :
       `${wavelength.toFixed(1)} Å, at rest ${(wavelength / (1 + (state.draft.z ?? 0))).toFixed(1)} Å, flux ${written(flux, 3)}`;
   };
   plot = new SpectrumPlot(byId("plot"), about, setRedshift, pointed);
-  drawExports();
+  drawExports(api.exports(), api.bring && bring);
   listen();
   smoothed();
   if (embedded) for (const id of ["left", "agreement"]) byId(id).hidden = true;

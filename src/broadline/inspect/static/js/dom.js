@@ -20,10 +20,17 @@ export function fill(id, ...children) {
   byId(id).replaceChildren(...children);
 }
 
+const colours = new Map(); // asking the browser makes it lay out the page
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
+
 /** A value of the style sheet, such as a colour that depends on dark or light. */
 export function style(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return colours.get(name);
 }
+
+/** Do what nobody waits for once the browser has shown what somebody does. */
+export const afterPaint = (work) => requestAnimationFrame(() => setTimeout(work));
 
 export const written = (value, digits = 4) =>
   value === null || value === undefined ? "–" : Number(value).toFixed(digits);

@@ -6,6 +6,7 @@ const KEYS = [
   [["n"], "n", "next solution", "solution", 1],
   [["N"], "shift n", "solution before", "solution", -1],
   [["l"], "l", "take the surest line for another one", "reidentify"],
+  [["v"], "v", "begin with another inspector's verdict", "takeOther"],
   [["q"], "q", "quasar", "kind", "QSO"],
   [["g"], "g", "galaxy", "kind", "GALAXY"],
   [["s"], "s", "star", "kind", "STAR"],

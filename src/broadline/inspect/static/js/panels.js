@@ -4,13 +4,25 @@ import { thumbnail, velocity } from "./spectrum.js";
 
 const QUALITY = ["nothing there", "signal, no known feature", "one strong feature", "probable", "secure"];
 const NEAR = 6000; // km/s: one redshift
+const PARTS = 90; // of a spectrum, in its thumbnail
+
+/** Tell the user that something is wrong; nothing but the next spectrum takes it away. */
+export function say(text) {
+  byId("said").textContent = text;
+  byId("said").hidden = !text;
+}
+
+/** Tell the user what was done. */
+export function note(text) {
+  byId("stored").textContent = text;
+}
 
 export function drawQueues(queues, chosen, choose) {
   fill("queues", ...queues.map((queue) => element(
     "button",
-    { "aria-pressed": String(queue.name === chosen), onclick: () => choose(queue.name) },
+    { class: queue.n ? "" : "empty", "aria-pressed": String(queue.name === chosen), onclick: () => choose(queue.name) },
+    element("span", {}, queue.text),
     element("span", { class: "count" }, `${queue.ruled}/${queue.n}`),
-    queue.text,
     element("progress", { max: Math.max(queue.n, 1), value: queue.ruled, title: `${queue.ruled} of ${queue.n} ruled on` }),
   )));
 }
@@ -19,7 +31,16 @@ export function drawHead(state) {
   const { spectrum } = state;
   byId("name").textContent = spectrum ? spectrum.name : "nothing to inspect";
   byId("place").textContent = state.rows.length ? `${state.at + 1} of ${state.rows.length.toLocaleString("en")}` : "";
-  fill("reasons", ...(spectrum?.reasons ?? []).map((text) => element("span", { class: "chip" }, text)));
+  const chip = (kind) => (text) => element("span", { class: `chip ${kind}` }, text);
+  const flags = (spectrum?.flags ?? []).map((text) => text.split(":")[0].replaceAll("_", " ").toLowerCase());
+  fill("reasons", ...(spectrum?.reasons ?? []).map(chip("reason")), ...flags.map(chip("flag")));
+}
+
+/** Say of the overlay that needs a file whether this one has it. */
+export function drawModel(has) {
+  const button = byId("overlay-model");
+  button.classList.toggle("absent", !has);
+  button.title = has ? "" : "the files of this spectrum have no model of the pipeline";
 }
 
 /** The verdict being made: buttons say what it is, and change it. */
@@ -54,6 +75,7 @@ export function drawVerdict({ spectrum, draft, adjudicating }, kinds, act) {
     element("button", { id: "accept", onclick: act.accept }, adjudicating ? "Settle it ⏎" : "Accept ⏎"),
     element("div", { class: standing ? "standing" : "quiet" }, standing
       ? `your verdict: ${said(standing)}`
+      : adjudicating ? "not settled yet: v takes what others say"
       : spectrum.hidden ? `${spectrum.hidden} other verdict(s), hidden until yours is given` : "no verdict of yours yet"),
   );
 }
@@ -96,7 +118,7 @@ export function drawFinders(spectrum, about, choose) {
 
 export function drawFacts(spectrum) {
   const { pipeline } = spectrum;
-  const own = pipeline ? [["Survey", `${pipeline.class} at z ${written(pipeline.z)}, warning ${pipeline.warning}`]] : [];
+  const own = pipeline ? [["Survey", `${pipeline.class} at z ${written(pipeline.z)}${pipeline.warning < 0 ? "" : `, warning ${pipeline.warning}`}`]] : [];
   const rows = [...own, ...Object.entries(spectrum.facts)].map(([name, value]) =>
     element("tr", {}, element("td", {}, name), element("td", {}, value)));
   fill("facts", ...spectrum.flags.map((text) => element("p", { class: "fault" }, text)),
@@ -106,36 +128,37 @@ export function drawFacts(spectrum) {
 /** The neighbours in the queue, each as a small picture. */
 export function drawStrip(items, choose) {
   fill("strip", ...items.map(({ at, spectrum, current, ruled }) => {
-    const canvas = element("canvas");
-    const button = element(
+    const canvas = spectrum?.pixels ? (spectrum.pixels.canvas ??= element("canvas")) : element("canvas");
+    return element(
       "button", { "aria-current": String(current), onclick: () => choose(at), title: spectrum?.name ?? "" },
       canvas,
       element("span", { class: ruled ? "done" : "quiet" }, `${ruled ? "✓ " : ""}${at + 1}: ${spectrum ? brief(spectrum) : "…"}`),
     );
-    if (spectrum?.pixels) {
-      spectrum.pixels.small ??= thumbnail(spectrum.pixels, 90);
-      requestAnimationFrame(() => drawSmall(canvas, spectrum.pixels.small));
-    }
-    return button;
   }));
+  for (const { spectrum } of items) if (spectrum?.pixels) drawSmall(spectrum.pixels);
 }
 
 const brief = ({ verdict, called, z }) =>
   verdict ? `${verdict.kind} ${written(verdict.z, 3)}` : called ? `z ${written(z, 3)}` : "no quasar";
 
-function drawSmall(canvas, values) {
-  canvas.width = canvas.clientWidth * devicePixelRatio;
-  canvas.height = canvas.clientHeight * devicePixelRatio;
+/** Draw a spectrum's picture, if it has not been drawn in this size and colour. */
+function drawSmall(pixels) {
+  const { canvas } = pixels, ink = style("--flux");
+  const width = Math.round(canvas.clientWidth * devicePixelRatio), height = Math.round(canvas.clientHeight * devicePixelRatio);
+  if (canvas.width === width && canvas.height === height && pixels.ink === ink) return;
+  Object.assign(canvas, { width, height });
+  pixels.ink = ink;
+  const values = thumbnail(pixels, PARTS);
   const seen = values.filter((value) => value !== null).sort((a, b) => a - b);
   const low = Math.min(seen[Math.floor(0.01 * seen.length)], 0), high = seen[Math.floor(0.99 * seen.length)];
   const context = canvas.getContext("2d");
-  context.strokeStyle = style("--flux");
+  context.strokeStyle = ink;
   context.lineWidth = devicePixelRatio;
   context.beginPath();
   values.forEach((value, i) => {
     if (value === null) return;
-    const y = (1 - (value - low) / (high - low || 1)) * (canvas.height - 4) + 2;
-    context.lineTo((i / (values.length - 1)) * canvas.width, y);
+    const y = (1 - (value - low) / (high - low || 1)) * (height - 4) + 2;
+    context.lineTo((i / (values.length - 1)) * width, y);
   });
   context.stroke();
 }

@@ -130,7 +130,7 @@ export class SpectrumPlot {
   }
 
   made() {
-    const line = (name, width) => ({ stroke: () => style(name), width, points: { show: false } });
+    const line = (name, width, dash) => ({ stroke: () => style(name), width, dash, points: { show: false } });
     const axis = (label, size) => ({
       label, labelSize: 18, labelGap: 0, size, stroke: () => style("--quiet"), font: "12px system-ui, sans-serif",
       labelFont: "12px system-ui, sans-serif",
@@ -147,12 +147,12 @@ export class SpectrumPlot {
         cursor: { drag: { x: false, y: false }, y: false, points: { show: false } },
         series: [
           {}, line("--raw", 0.7), line("--band", 0), line("--band", 0), line("--flux", 1.1), line("--model", 1.4),
-          line("--composite", 1.6),
+          line("--composite", 1.6, [9, 4]),
         ],
         bands: [{ series: [2, 3], fill: () => style("--band") }],
         hooks: {
-          drawClear: [(u) => this.drawMasks(u)],
-          draw: [(u) => this.drawLines(u)],
+          drawClear: [(u) => this.drawMasks(u), (u) => this.drawMarks(u)],
+          draw: [(u) => this.drawFinders(u)],
           setCursor: [(u) => this.point(u)],
         },
       },
@@ -178,8 +178,8 @@ export class SpectrumPlot {
     ctx.restore();
   }
 
-  /** Lines of the redshift at hand, dashed, and above them where each finder sees its line, as triangles. */
-  drawLines(u) {
+  /** Lines of the redshift at hand, dashed, behind the spectrum so that narrow ones stay in sight. */
+  drawMarks(u) {
     const { ctx, bbox } = u, ratio = devicePixelRatio;
     ctx.save();
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
@@ -198,6 +198,15 @@ export class SpectrumPlot {
       ctx.stroke();
       this.label(ctx, mark.text, x, bbox, taken, ratio);
     }
+    ctx.restore();
+  }
+
+  /** Where each finder sees its line, as triangles. */
+  drawFinders(u) {
+    const { ctx } = u, ratio = devicePixelRatio;
+    ctx.save();
+    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    ctx.textBaseline = "alphabetic";
     ctx.setLineDash([]);
     const spoken = Array.from({ length: LABELS }, () => []);
     for (const finder of this.finders) this.drawFinder(u, finder, spoken, ratio);
@@ -225,12 +234,16 @@ export class SpectrumPlot {
     const x = u.valToPos(known.wavelength * (1 + finder.z), "x", true);
     if (!found || x < bbox.left || x > bbox.left + bbox.width) return;
     ctx.fillStyle = style(known.bal ? "--absorbed" : "--found");
-    const size = 6 * ratio;
+    const size = (known.bal ? 9 : 6) * ratio;
+    ctx.strokeStyle = ctx.fillStyle;
+    ctx.lineWidth = 2 * ratio;
     ctx.beginPath();
     ctx.moveTo(x - size, bbox.top);
     ctx.lineTo(x + size, bbox.top);
     ctx.lineTo(x, bbox.top + 1.6 * size);
-    ctx.fill();
+    ctx.closePath();
+    if (known.bal) ctx.stroke(); // hollow, about that of the emission line in the same place
+    else ctx.fill();
     this.say(u, `${known.text} ${finder.confidence.toFixed(2)}`, x, taken, ratio);
   }
 

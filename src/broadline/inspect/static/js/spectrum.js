@@ -7,7 +7,8 @@ const EVERY = 4; // pixels looked at for it
 
 /** Numbers that the server packed as little-endian bytes in base64. */
 export function unpack(text, Kind = Float32Array) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
   return new Kind(bytes.buffer);
 }
 
@@ -59,7 +60,7 @@ export function smooth({ flux, error }, width) {
 
 /** Lowest and highest flux to show between two wavelengths: what is three pixels wide and no mere noise. */
 export function fluxRange({ wavelength, error }, mean, from, to) {
-  const errors = Array.from(error).filter(Number.isFinite).sort((a, b) => a - b);
+  const errors = error.filter(Number.isFinite).sort();
   const loud = 4 * (errors[errors.length >> 1] || Infinity);
   let low = Infinity, high = -Infinity, n = 0, before = 0, last = 0;
   for (let i = 0; i < mean.length; i++) {
