@@ -357,8 +357,7 @@ def test_spectra_of_unlike_grids_give_what_each_gives_alone(tiny_model: Path) ->
 
 
 def columns_of(table: pa.Table) -> Any:
-    layout = frames._lay_out(frames._kinds(table), {}, None)
-    return layout.read(table)
+    return frames.lay_out(table, {}).read(table)
 
 
 def test_spectra_on_the_lattice_share_one_batch_and_other_grids_one_each() -> None:
@@ -380,8 +379,10 @@ def test_the_network_gets_no_more_than_a_batch_at_a_time(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    plain = Model.classify_batch
-    monkeypatch.setattr(Model, "classify_batch", lambda self, s: (seen.append(len(s)), plain(self, s))[1])
+    plain = Model.classify_represented
+    monkeypatch.setattr(
+        Model, "classify_represented", lambda self, s, ids: (seen.append(len(s.flags)), plain(self, s, ids))[1]
+    )
     classify_table(arrow(spectra()), tiny_model, batch=4)
     assert seen == [4, 2]
 
