@@ -381,7 +381,9 @@ def test_the_network_gets_no_more_than_a_batch_at_a_time(
     seen: list[int] = []
     plain = Model.classify_represented
     monkeypatch.setattr(
-        Model, "classify_represented", lambda self, s, ids: (seen.append(len(s.flags)), plain(self, s, ids))[1]
+        Model,
+        "classify_represented",
+        lambda self, s, ids: (seen.append(len(s.flags)), plain(self, s, ids))[1],
     )
     classify_table(arrow(spectra()), tiny_model, batch=4)
     assert seen == [4, 2]
