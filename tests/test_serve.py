@@ -377,6 +377,7 @@ def lacking(name: str) -> bytes:
         (changed(ivar=[[1, 2]]), "ivar of spectrum 0"),
         (changed(ivar=[True]), "no list of numbers"),
         (changed(wavelength=["4000"]), "wavelength of spectrum 0"),
+        (changed(loglam=[{}]), "loglam of spectrum 0"),
         (changed(flux=[10**400]), "beyond 1e308"),
         (changed(Z=2.0, FLAGS=1), "have FLAGS, Z, as the results will: send it under another name"),
         (changed(FLUX=[1.0]), "'FLUX' holds a list"),

@@ -20,7 +20,7 @@ __all__ = ["ARRAYS", "MEDIA_TYPE", "read", "write"]
 
 MEDIA_TYPE = "application/json"
 
-#: What a spectrum's arrays are called here; the last is an alternative to the one before.
+#: What a spectrum's arrays are called here; loglam takes the place of wavelength.
 ARRAYS = ("flux", "ivar", "wavelength", "loglam")
 
 _NAMES = 256  # of other fields, in all spectra of a request together
@@ -82,15 +82,16 @@ def _parsed(body: bytes | bytearray) -> Any:
 
 def _arrays(spectrum: dict[str, Any], number: int) -> list[NDArray[np.float64] | None]:
     """Return flux, ivar and wavelength of a spectrum."""
-    wave = "loglam" if "loglam" in spectrum and "wavelength" not in spectrum else "wavelength"
-    if lacking := [name for name in ("flux", "ivar", wave) if name not in spectrum]:
-        choice = f"{lacking[0]} or loglam" if lacking[0] == "wavelength" else lacking[0]
-        raise UsageError(f"spectrum {number} (counted from 0) lacks {choice}")
-    arrays = [_pixels(spectrum[name], name, number) for name in ("flux", "ivar", wave)]
-    if wave == "loglam" and arrays[2] is not None:
+    lacking = [name for name in ("flux", "ivar") if name not in spectrum]
+    if "wavelength" not in spectrum and "loglam" not in spectrum:
+        lacking.append("wavelength or loglam")
+    if lacking:
+        raise UsageError(f"spectrum {number} (counted from 0) lacks {lacking[0]}")
+    flux, ivar, wavelength, loglam = (_pixels(spectrum.get(name), name, number) for name in ARRAYS)
+    if wavelength is None and loglam is not None:
         with np.errstate(over="ignore"):
-            arrays[2] = 10.0 ** arrays[2]
-    return arrays
+            wavelength = 10.0**loglam
+    return [flux, ivar, wavelength]
 
 
 def _pixels(values: Any, name: str, number: int) -> NDArray[np.float64] | None:
