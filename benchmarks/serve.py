@@ -2,8 +2,8 @@
 
     python benchmarks/serve.py [--rounds 5] [--threads 1] [-o docs/serve.md]
 
-Spectra of 4600 pixels on one grid, as BOSS has them, made from noise; the model that comes with the package. Needs
-the extras serve and dev.
+Spectra of 4600 pixels on one grid, as BOSS has them, made from noise; the model that comes with the package.
+Needs the extras serve and dev.
 """
 
 from __future__ import annotations
@@ -132,9 +132,10 @@ def main() -> None:
     lines = [
         f"    python benchmarks/serve.py --rounds {options.rounds} --threads {options.threads}",
         "",
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}, "
-        f"load {os.getloadavg()[1]:.1f}; medians (ranges) of {options.rounds} rounds in turns; a spectrum is "
-        f"{len(whole) / BATCH / 1e3:.0f} kB in Arrow, {len(few) / JSON_SPECTRA / 1e3:.0f} kB in JSON.",
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{time.strftime('%Y-%m-%d')}, load {os.getloadavg()[1]:.1f}; medians (ranges) of {options.rounds} "
+        f"rounds in turns; a spectrum is {len(whole) / BATCH / 1e3:.0f} kB in Arrow, "
+        f"{len(few) / JSON_SPECTRA / 1e3:.0f} kB in JSON.",
         "",
         "| what | spectra a second | of the library's | must reach |",
         "|---|---|---|---|",

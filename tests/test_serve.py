@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import broadline
@@ -35,6 +38,7 @@ from broadline.serve.batcher import BATCH
 from broadline.serve.limits import Limits
 from broadline.web import LOOPBACK, BearerGuard
 from conftest import Answer
+from files import write_spec
 from serving import ARROW, JSON, N_PIXELS, TOKEN, lists, send, serving, spectra, stream, table_in, wait_until
 
 HOSTILE = "<script>alert(1)</script>\"'\x00\r\nX-Evil: 1\u202e=cmd|' /C calc'!A0"
@@ -551,6 +555,52 @@ def test_a_full_server_says_when_to_come_again(small: httpx.Client) -> None:
         assert refused.headers["retry-after"] == "1" and "busy" in refused.json()["error"]
         assert small.get("/health").status_code == 200
     wait_until(lambda: send(small, body, **{"Content-Type": JSON}).status_code == 400)
+
+
+# ---- the examples
+
+
+def examples(language: str) -> list[str]:
+    docs = Path(__file__).resolve().parents[1] / "docs" / "serve.md"
+    return re.findall(rf"```{language}\n(.*?)```", docs.read_text(), re.DOTALL)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_example_with_curl_gives_a_row(client: httpx.Client) -> None:
+    (script,) = (text for text in examples("sh") if "curl" in text)
+    script = script.replace("http://127.0.0.1:8000", str(client.base_url))
+    done = subprocess.run(
+        ["sh", "-c", script], env={"BROADLINE_TOKEN": TOKEN, **os.environ}, capture_output=True, check=True
+    )
+    (row,) = json.loads(done.stdout)
+    assert row["name"] == "A" and row["FLAGS"] & Flag.FEW_PIXELS
+
+
+def test_the_examples_in_python_give_what_the_library_gives(
+    client: httpx.Client,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("requests")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROADLINE_TOKEN", TOKEN)
+    write_spec(tmp_path / "spec-3586-55181-0046.fits")
+    pq.write_table(spectra(300), tmp_path / "spectra.parquet")
+    with_json, with_arrow = (
+        text.replace("http://127.0.0.1:8000", str(client.base_url)) for text in examples("python")
+    )
+    exec(with_json, {})
+    expected = broadline.load_model(tiny_model).classify(broadline.read("spec-3586-55181-0046.fits"))
+    said = capsys.readouterr().out.split()
+    assert said[:2] == [expected["OBJID"][0], str(expected["IS_QSO"][0])]
+    assert float(said[2]) == pytest.approx(expected["Z"][0], rel=1e-6)
+    names: dict[str, Any] = {}
+    exec(with_arrow, names)
+    assert names["catalogue"].equals(
+        classify_table(pq.read_table("spectra.parquet").slice(0, 256), tiny_model)
+    )
 
 
 # ---- the command
