@@ -36,7 +36,7 @@ from broadline.serve import batcher as batching
 from broadline.serve import wire
 from broadline.serve.batcher import BATCH
 from broadline.serve.limits import Limits
-from broadline.web import LOOPBACK, BearerGuard
+from broadline.web import LOOPBACK, BearerGuard, listen
 from conftest import Answer
 from files import write_spec
 from serving import ARROW, JSON, N_PIXELS, TOKEN, lists, send, serving, spectra, stream, table_in, wait_until
@@ -322,6 +322,13 @@ def test_what_fails_fails_alone_and_the_server_goes_on(
         answer = send(client, spectra(1))
     assert answer.status_code == 500 and "log" in answer.json()["error"]
     assert send(client, spectra(1)).status_code == 200
+
+
+def test_no_part_of_an_answer_waits_for_the_receipt_of_another() -> None:
+    with listen(0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # ---- who gets in
