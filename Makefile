@@ -34,7 +34,7 @@ test: .venv-test/installed
 
 .venv-test/installed: pyproject.toml constraints.txt
 	$(call environment,.venv-test)
-	.venv-test/$(PIP) -e '.[dev,train,cluster,specutils,inspect]'
+	.venv-test/$(PIP) -e '.[dev,train,cluster,specutils,inspect,serve]'
 	touch $@
 
 define environment

@@ -357,8 +357,7 @@ def test_spectra_of_unlike_grids_give_what_each_gives_alone(tiny_model: Path) ->
 
 
 def columns_of(table: pa.Table) -> Any:
-    layout = frames._lay_out(frames._kinds(table), {}, None)
-    return layout.read(table)
+    return frames.lay_out(table, {}).read(table)
 
 
 def test_spectra_on_the_lattice_share_one_batch_and_other_grids_one_each() -> None:
@@ -380,8 +379,12 @@ def test_the_network_gets_no_more_than_a_batch_at_a_time(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    plain = Model.classify_batch
-    monkeypatch.setattr(Model, "classify_batch", lambda self, s: (seen.append(len(s)), plain(self, s))[1])
+    plain = Model.classify_represented
+    monkeypatch.setattr(
+        Model,
+        "classify_represented",
+        lambda self, s, ids: (seen.append(len(s.flags)), plain(self, s, ids))[1],
+    )
     classify_table(arrow(spectra()), tiny_model, batch=4)
     assert seen == [4, 2]
 
@@ -393,6 +396,26 @@ def test_fluxes_in_erg_per_second_give_what_they_give_in_other_units(
     lists["flux"] = [x * 1e-20 for x in lists["flux"]]
     lists["ivar"] = [x * 1e40 for x in lists["ivar"]]  # beyond what float32 holds
     same(results(classify_table(arrow(lists), tiny_model)), expected)
+
+
+def test_the_units_of_others_change_nothing_in_a_row(tiny_model: Path) -> None:
+    lists = {name: [x.astype(np.float64) for x in rows] for name, rows in spectra().items()}
+    for row, unit in ((1, 1e-20), (2, 1e17), (4, 1e-9)):
+        lists["flux"][row], lists["ivar"][row] = lists["flux"][row] * unit, lists["ivar"][row] / unit**2
+    lists["ivar"][1][::64] = 0  # where the unit is looked for at first
+    table = arrow(lists)
+    alone = [classify_table(table.slice(row, 1), tiny_model) for row in range(N)]
+    assert classify_table(table, tiny_model).equals(pa.concat_tables(alone))  # to the last bit
+
+
+def test_rows_of_unlike_grids_share_one_call_of_the_network(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    plain = Model.predict
+    monkeypatch.setattr(Model, "predict", lambda self, x: (seen.append(len(x)), plain(self, x))[1])
+    classify_table(arrow(unlike()), tiny_model)
+    assert seen == [12]
 
 
 # ---- errors

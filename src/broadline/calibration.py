@@ -100,7 +100,9 @@ class Calibration:
 
     def probability(self, name: str, features: _Array) -> _Array:
         """Return the probability "qso", "z" or "bal" for rows of features."""
-        return np.asarray(1 / (1 + np.exp(-np.clip(features @ np.array(getattr(self, name)), -50, 50))))
+        # Row by row, not as a product of matrices: that may add in another order in another batch.
+        logit = (features * np.array(getattr(self, name))).sum(axis=1)
+        return np.asarray(1 / (1 + np.exp(-np.clip(logit, -50, 50))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as plain JSON types; `from_dict` is its inverse."""

@@ -17,6 +17,7 @@ from broadline.cli_evaluate import evaluate
 from broadline.cli_inspect import inspect, verdicts
 from broadline.cli_learn import learn
 from broadline.cli_pack import pack
+from broadline.cli_serve import serve
 from broadline.cli_train import train, transfer
 from broadline.errors import BroadlineError, StoppedError, UsageError
 from broadline.progress import ProgressBar, say
@@ -193,6 +194,7 @@ app.command()(pack)
 app.command()(learn)
 app.command()(inspect)
 app.command()(verdicts)
+app.command()(serve)
 
 
 @models.command("list")
@@ -215,21 +217,8 @@ def models_show(model: Annotated[str, typer.Argument(help="A model's name or fil
     from broadline.model import load_model
 
     loaded = load_model(model)
-    recipe = loaded.recipe
-    grid, rule = recipe.representation.grid, recipe.rule
-    facts = {
-        "name": recipe.name,
-        "sha256": loaded.sha256,
-        "network": recipe.network.describe(),
-        "lines": ", ".join(f"{line.name} {line.wavelength:g}" for line in recipe.lines) or "none",
-        "grid": f"{grid.size} {grid.kind} pixels, {grid.edges[0]:.1f}-{grid.edges[-1]:.1f} Angstrom",
-        "input": f"{recipe.representation.resampling}, {recipe.representation.normalisation}, "
-        f"empty bins {recipe.representation.empty}",
-        "rule": f"{rule.l_min} line(s) above {rule.c_th}, BAL above {rule.c_th_bal}"
-        if recipe.lines
-        else f"probability above {rule.c_th}",
-    }
-    for key, value in (*facts.items(), *recipe.card.items()):  # a card may use the same words
+    facts = {"sha256": loaded.sha256} | loaded.recipe.describe()
+    for key, value in (*facts.items(), *loaded.recipe.card.items()):  # a card may use the same words
         typer.echo(f"{key + ':':<14} {value}")
 
 

@@ -16,9 +16,10 @@ from broadline.archives.table import SYNONYMS, complete, roles_of
 from broadline.errors import UsageError
 from broadline.model import DEFAULT, Model, find_model, load_model
 from broadline.ragged import Columns, Grid, Ragged, batches, is_list, ragged
-from broadline.spectra import IDENTITY
+from broadline.representation import Represented, together
+from broadline.spectra import IDENTITY, identity
 
-__all__ = ["classify_table"]
+__all__ = ["Layout", "classify_table", "joined", "lay_out", "represented", "result_columns", "results"]
 
 Frame = TypeVar("Frame")  # pandas.DataFrame, one of its kinds, or pyarrow.Table
 
@@ -96,19 +97,17 @@ def classify_table(
         given["wavelength"] = wavelength
     else:
         grid = Grid(np.asarray(wavelength, dtype=np.float64))
-    layout = _lay_out(_kinds(table), given, grid)
-    names = [field.name for field in _schema(loaded)]
-    added = [f"{prefix}{name}" for name in names]
-    columns = layout.columns()
-    kept = [name for name in _names(table) if name not in columns]
+    layout = lay_out(table, given, grid)
+    added = [f"{prefix}{name}" for name in result_columns(loaded).names]
+    kept = layout.rest(table)
     if there := sorted(set(kept).intersection(added)):
         raise UsageError(
             f"the table has {', '.join(there)} already: give what is added a prefix, such as prefix='BL_'"
         )
-    parts = [_classified(loaded, part) for part in _parts(table, layout, batch)]
-    result = pa.concat_tables([_schema(loaded).empty_table(), *parts]).rename_columns(added)
-    joined: Frame = _joined(table, kept, result)
-    return joined
+    parts = [results(loaded, represented(loaded, part)) for part in layout.parts(table, batch)]
+    result = pa.concat_tables([result_columns(loaded).empty_table(), *parts]).rename_columns(added)
+    whole: Frame = joined(table, kept, result)
+    return whole
 
 
 @lru_cache(maxsize=2)
@@ -121,25 +120,28 @@ def _loaded(path: Path, mtime_ns: int, size: int, threads: int | None) -> Model:
 
 
 @lru_cache(maxsize=2)
-def _schema(model: Model) -> pa.Schema:
+def result_columns(model: Model) -> pa.Schema:
     """Return the columns of the catalogue but for identity, which the table has in its own columns."""
     from broadline.catalogue import schema
 
     return pa.schema([field for field in schema(model.lines) if field.name not in IDENTITY])
 
 
-def _classified(model: Model, columns: Columns) -> pa.Table:
-    """Return the results of some rows, in their order."""
-    names = _schema(model).names
-    rows, tables = [], []
-    for part, spectra in batches(columns):
-        rows.append(part)
-        tables.append(model.classify_batch(spectra).select(names))
-    order = np.argsort(np.concatenate(rows))
-    return pa.concat_tables(tables).take(pa.array(order))
+def represented(model: Model, columns: Columns) -> Represented:
+    """Return the spectra of some rows, one or more, as the model's network eats them, in their order."""
+    found = [(rows, model.representation(spectra)) for rows, spectra in batches(columns)]
+    order = np.argsort(np.concatenate([rows for rows, _ in found]))
+    return together([part for _, part in found]).rows(order)
 
 
-def _joined(table: Any, kept: Sequence[str], result: pa.Table) -> Any:
+def results(model: Model, spectra: Represented) -> pa.Table:
+    """Return the columns `result_columns` of some spectra."""
+    nobody = identity("table", [""] * len(spectra.flags))  # the table itself says who they are
+    return model.classify_represented(spectra, nobody).select(result_columns(model).names)
+
+
+def joined(table: Any, kept: Sequence[str], result: pa.Table) -> Any:
+    """Return the columns `kept` of a table and those of its results, as a table of the same kind."""
     if isinstance(table, pa.Table):
         rest = table.select(kept)
         schema = pa.schema([*rest.schema, *result.schema], metadata=table.schema.metadata)
@@ -165,14 +167,26 @@ class _Place(NamedTuple):
         return self.field or self.column
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where a table has its spectra."""
 
     roles: Mapping[str, _Place]
     grid: Grid | None
 
     def columns(self) -> set[str]:
+        """Return the names of the columns that hold them."""
         return {place.column for place in self.roles.values()}
+
+    def rest(self, table: Any) -> list[str]:
+        """Return the names of the other columns, in their order."""
+        columns = self.columns()
+        return [name for name in _names(table) if name not in columns]
+
+    def parts(self, table: Any, batch: int) -> Iterator[Columns]:
+        """Yield the spectra of a table, `batch` rows at a time."""
+        for start in range(0, len(table), batch):
+            rows = slice(start, start + batch)
+            yield self.read(table.slice(start, batch) if isinstance(table, pa.Table) else table.iloc[rows])
 
     def read(self, table: Any) -> Columns:
         """Return the spectra of all rows."""
@@ -193,16 +207,23 @@ class _Layout(NamedTuple):
         )
 
 
-def _parts(table: Any, layout: _Layout, batch: int) -> Iterator[Columns]:
-    for start in range(0, len(table), batch):
-        if isinstance(table, pa.Table):
-            yield layout.read(table.slice(start, batch))
-        else:
-            yield layout.read(table.iloc[start : start + batch])
+def lay_out(table: Any, given: Mapping[str, str | None], grid: Grid | None = None) -> Layout:
+    """Return where a table has its spectra, found by names as far as it is not given.
 
+    Parameters
+    ----------
+    table : pandas.DataFrame or pyarrow.Table
+    given : mapping of str to str or None
+        Names of columns by role: flux, ivar, error, wavelength, mask ("" for none).
+    grid : Grid, optional
+        What takes the place of the wavelengths.
 
-def _lay_out(kinds: Mapping[str, pa.DataType], given: Mapping[str, str | None], grid: Grid | None) -> _Layout:
-    """Return where the spectra are, as far as it is not given by the columns' names."""
+    Raises
+    ------
+    UsageError
+        If there are no spectra, or more than one.
+    """
+    kinds = _kinds(table)
     named = {role: _place(name, kinds) for role, name in given.items() if name}
     inside = {column: {field: _Place(column, field) for field in _fields(kinds[column])} for column in kinds}
     inside = {column: fields for column, fields in inside.items() if fields}
@@ -220,7 +241,7 @@ def _lay_out(kinds: Mapping[str, pa.DataType], given: Mapping[str, str | None], 
         columns = ", ".join(roles["flux"].column for roles in found)
         example = f"{found[0]['flux'].column}.{found[0]['flux'].field}"
         raise UsageError(f"columns {columns} all hold spectra: say which, as flux={example!r}")
-    return _Layout(found[0], grid)
+    return Layout(found[0], grid)
 
 
 def _found(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from broadline.lines import Line
 from broadline.networks.architecture import Outputs, Parameters
 from broadline.networks.vgg import Score
 from broadline.recipe import Recipe
-from broadline.representation import Representation
+from broadline.representation import Representation, Represented
 from broadline.runtime import OnnxRuntime, Precision, Runtime, TorchRuntime
 from broadline.spectra import Spectra
 
@@ -182,9 +182,20 @@ class Model:
 
     def classify_batch(self, spectra: Spectra) -> pa.Table:
         """Return the catalogue rows of a batch, one for each spectrum, in order."""
+        return self.classify_represented(self.representation(spectra), spectra.ids)
+
+    def classify_represented(self, represented: Represented, ids: Mapping[str, NDArray[Any]]) -> pa.Table:
+        """Return the catalogue rows of spectra in this model's representation, of whatever grids they were.
+
+        Parameters
+        ----------
+        represented : Represented
+            As `representation` gives it; its flags are added to.
+        ids : mapping of str to ndarray
+            Identity, as `Spectra.ids`.
+        """
         from broadline.catalogue import rows
 
-        represented = self.representation(spectra)
         flags = represented.flags
         able = (flags & UNCLASSIFIED) == 0
         values = represented.values  # 0 where there is nothing to classify: `rows` leaves those out
@@ -195,7 +206,7 @@ class Model:
             probability = self.probability(values)
             results = {"IS_QSO": probability > self.rule.c_th, "P_QSO": probability}
         names = [line.name for line in self.lines]
-        return rows(spectra.ids, flags, represented.sn_median, results, names)
+        return rows(ids, flags, represented.sn_median, results, names)
 
     def probability(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probability of a quasar from a network without line finders, shape (n_spectra,)."""

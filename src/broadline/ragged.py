@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from broadline.archives.base import masked_ivar
 from broadline.archives.singles import ascending, lattice_index, window
-from broadline.archives.table import reach
 from broadline.errors import ReadError, UsageError
 from broadline.flags import Flag, mark
 from broadline.spectra import Spectra, identity, lattice_wavelength, mend
@@ -260,11 +259,32 @@ def _measured(
         ivar = np.divide(1.0, np.square(ivar, dtype=np.float64), out=np.zeros(ivar.shape), where=ivar > 0)
     if mask is not None:
         ivar = masked_ivar(ivar, mask.astype(np.int32)) if columns.is_sdss else np.where(mask, 0, ivar)
-    # The unit is found from a few pixels of each spectrum: a median of all would cost more than reading.
-    scale = reach(flux[:, ::64], ivar[:, ::64])
-    if scale != 1:
-        flux, ivar = flux / np.float64(scale), ivar * np.float64(scale) ** 2
+    unit = _units(flux, ivar)
+    if (unit != 1).any():
+        flux, ivar = flux / unit, ivar * unit**2
     with np.errstate(over="ignore"):
         flux, ivar = (np.ascontiguousarray(values, dtype=np.float32) for values in (flux, ivar))
     flux, ivar, flags = mend(flux, ivar)
     return Spectra(wavelength, flux, ivar, _unnamed(len(rows)), flags)
+
+
+def _units(flux: Image, ivar: Image) -> NDArray[np.float64]:
+    """Return the unit of each row's flux that suits float32, as `archives.table.reach`, shape (n_rows, 1).
+
+    Each row has its own, so that what is found in it depends on no other row. It is told from a few pixels,
+    for a median of all would cost more than reading, or from all where those few have no data.
+    """
+    unit = _unit_of_rows(flux[:, ::64], ivar[:, ::64])
+    if (bare := np.isnan(unit)).any():
+        unit[bare] = np.nan_to_num(_unit_of_rows(flux[bare], ivar[bare]), nan=1.0)
+    return unit[:, None]
+
+
+def _unit_of_rows(flux: Image, ivar: Image) -> NDArray[np.float64]:
+    """Return a power of ten for each row, or NaN where it has no data, shape (n_rows,)."""
+    good = np.isfinite(flux) & (ivar > 0) & (flux != 0)
+    n_good = good.sum(axis=1)
+    sizes = np.sort(np.where(good, np.abs(flux), np.inf).astype(np.float64), axis=1)
+    size = sizes[np.arange(len(sizes)), np.maximum(n_good - 1, 0) // 2]  # the median, or just below
+    power = np.where((size > 1e-6) & (size < 1e6), 0.0, np.floor(np.log10(size)))
+    return np.where(n_good > 0, 10.0**power, np.nan)

@@ -71,6 +71,21 @@ class Recipe:
             raise ModelError(f"model {self.name} has no line finders: it tells quasars, not redshifts")
         return self.network
 
+    def describe(self) -> dict[str, str]:
+        """Return in words what the model is and how it decides; what `card` adds is of its making."""
+        grid, rule = self.representation.grid, self.rule
+        return {
+            "name": self.name,
+            "network": self.network.describe(),
+            "lines": ", ".join(f"{line.name} {line.wavelength:g}" for line in self.lines) or "none",
+            "grid": f"{grid.size} {grid.kind} pixels, {grid.edges[0]:.1f}-{grid.edges[-1]:.1f} Angstrom",
+            "input": f"{self.representation.resampling}, {self.representation.normalisation}, "
+            f"empty bins {self.representation.empty}",
+            "rule": f"{rule.l_min} line(s) above {rule.c_th}, BAL above {rule.c_th_bal}"
+            if self.lines
+            else f"probability above {rule.c_th}",
+        }
+
     def to_json(self) -> str:
         """Return the recipe as JSON; `from_json` is its inverse."""
         fields = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from broadline.grid import QUASARNET_LOG, Grid
 from broadline.resample import binned, conserving
 from broadline.spectra import Spectra
 
-__all__ = ["CONSTANT", "Representation", "Represented"]
+__all__ = ["CONSTANT", "Representation", "Represented", "together"]
 
 _FEW = 0.1  # fraction of bins with data below which FEW_PIXELS is set
 _MEDIAN_BINS = 7  # of the running median of "guarded"
@@ -42,6 +43,18 @@ class Represented(NamedTuple):
     data: NDArray[np.bool_]
     flags: NDArray[np.uint32]
     sn_median: NDArray[np.float32]
+
+    def rows(self, rows: NDArray[np.int64]) -> Represented:
+        """Return some of the spectra."""
+        return Represented(self.values[rows], self.data[rows], self.flags[rows], self.sn_median[rows])
+
+
+def together(parts: Sequence[Represented]) -> Represented:
+    """Return batches of one representation as one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    values, data, flags, sn_median = zip(*parts, strict=True)
+    return Represented(*map(np.concatenate, (values, data, flags, sn_median)))
 
 
 @dataclass(frozen=True, slots=True)

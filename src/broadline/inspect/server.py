@@ -23,7 +23,7 @@ from broadline.inspect import exchange
 from broadline.inspect.project import Project, plain
 from broadline.inspect.rulings import Ruling, inspector_name
 from broadline.inspect.verdicts import ConflictError, NotStoredError
-from broadline.web import Guard, TooLargeError
+from broadline.web import LinkGuard, TooLargeError
 
 __all__ = ["LARGEST", "STATIC", "application"]
 
@@ -39,7 +39,7 @@ _EXPORTS: dict[str, tuple[str, Callable[..., bytes]]] = {
 }
 
 
-def application(project: Project, token: str) -> Guard:
+def application(project: Project, token: str) -> LinkGuard:
     """Return the server of a project, reached below ``/TOKEN/`` alone."""
 
     async def about(request: Request) -> Response:
@@ -146,7 +146,7 @@ def application(project: Project, token: str) -> Guard:
             HTTPException: _http,
         },
     )
-    return Guard(app, token, LARGEST)
+    return LinkGuard(app, token, LARGEST)
 
 
 def _inspector(request: Request, project: Project) -> str:
