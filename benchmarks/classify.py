@@ -190,6 +190,8 @@ def quasarnp_rows(
             flux, ivar = hdus[0].read(), hdus[1].read()
         grid = 10 ** (header["COEFF0"] + header["COEFF1"] * np.arange(flux.shape[1]))
         total, weight = rebin(flux, ivar, grid, out_grid=wave)
+        alive = weight.any(axis=1)  # QuasarNP's readers drop the others too; renormalize fails on them
+        total, weight = total[alive], weight[alive]
         good = weight > 0
         total[good] /= weight[good]
         output = network.predict(renormalize(total, weight)[:, :, None])
