@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from uuid import uuid4
 
 from broadline.errors import BroadlineError, UsageError
-from broadline.workers import LostError, Outcome, available_cores, deaf_children, worker_name
+from broadline.workers import LostError, Outcome, available_cores, deaf_children, keep_memory, worker_name
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -192,6 +192,7 @@ def _perform(
         if run not in _made:
             if len(_made) >= _KEPT:
                 del _made[next(iter(_made))]
+            keep_memory()
             _made[run] = make(*arguments)
         function = _made[run]
     watch = threading.Timer(limit, os._exit, (1,)) if limit is not None else None

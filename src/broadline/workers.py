@@ -7,6 +7,7 @@ through a queue that all workers lock; one that is killed with the lock in hand 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -32,6 +33,7 @@ __all__ = [
     "Pool",
     "available_cores",
     "deaf_children",
+    "keep_memory",
     "prepare",
     "worker_name",
 ]
@@ -41,6 +43,11 @@ Result = TypeVar("Result")
 
 # Deaths of workers in a row, for each worker there should be, before any of them began with an item.
 _STILLBORN = 3
+
+
+# Options of glibc's mallopt: the free memory that is not given back, what is asked for beyond the need, and the
+# largest piece that is of the heap.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, 1 << 29), (-2, 1 << 26), (-3, 1 << 25)
 
 
 def available_cores() -> int:
@@ -295,11 +302,23 @@ def worker_name(pid: int | None = None) -> str:
 # ---- in the workers
 
 
+def keep_memory() -> None:
+    """Let this process keep what it frees, where the allocator is glibc's: the next batch needs as much.
+
+    Memory that is given back and fetched again costs a fault for each page. Dask has its workers give back all.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option in (_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD):
+            mallopt(*option)
+
+
 def _serve(
     pipe: connection.Connection, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
 ) -> None:
     """Be a worker: say that all is ready, then answer items until the pipe ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_memory()
     try:
         function = make(*arguments)
     except Exception as error:
