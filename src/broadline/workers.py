@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 _STILLBORN = 3
 
 
-# Options of glibc's mallopt: the free memory that is not given back, what is asked for beyond the need, and the
+# Options of glibc's mallopt: free memory that is not given back, what is asked for beyond the need, and the
 # largest piece that is of the heap.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (-1, 1 << 29), (-2, 1 << 26), (-3, 1 << 25)
 
@@ -305,7 +305,7 @@ def worker_name(pid: int | None = None) -> str:
 def keep_memory() -> None:
     """Let this process keep what it frees, where the allocator is glibc's: the next batch needs as much.
 
-    Memory that is given back and fetched again costs a fault for each page. Dask has its workers give back all.
+    Memory that is given back and fetched again costs a fault a page. Dask has its workers give back all.
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
