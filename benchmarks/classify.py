@@ -342,7 +342,8 @@ def shown(options: argparse.Namespace) -> list[str]:
             return " ".join(map(str, value))
         return value.name if isinstance(value, Path) else str(value)
 
-    return [f"--{name} {text(value)}" for name, value in vars(options).items() if value is not None]
+    given = {name.replace("_", "-"): value for name, value in vars(options).items() if value is not None}
+    return [f"--{name} {text(value)}" for name, value in given.items()]
 
 
 def measure(folder: Path, options: argparse.Namespace) -> list[tuple[str, str, str]]:
