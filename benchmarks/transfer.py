@@ -222,6 +222,8 @@ def experiment(pair: Archives, options: argparse.Namespace) -> list[str]:
     }
     kinds = {CORAL: _best_coral(pair, options)}
     full = {text: [Run(kinds.get(kind, kind), net, 0, i) for i in seeds] for kind, text in KINDS.items()}
+    if not options.per_step:
+        del full[KINDS["per-step"]]
     n_all = len(pair.split(pair.target).training)
     sizes = [*(n for n in options.labels if n < n_all), 0]
     curves = {n: {kind: [Run(kind, net, n, i) for i in seeds] for kind in CURVES} for n in sizes}
@@ -293,6 +295,7 @@ def main() -> None:
     parser.add_argument("--test", type=float, default=0.3, help="share, or spectra")
     parser.add_argument("--net", choices=NETS, default="vgg-a")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="to choose from")
+    parser.add_argument("--per-step", action=argparse.BooleanOptionalAction, default=True, help="it too")
     parser.add_argument("--labels", type=int, nargs="+", default=list(LABELS))
     parser.add_argument("--batch", type=int, default=256, help="spectra, at most")
     parser.add_argument("--epochs", type=int, default=12)
