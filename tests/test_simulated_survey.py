@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import broadline
-from broadline.simulation import survey
+from broadline.simulation import absorption, field, galaxy, instrument_curves, survey
 from broadline.simulation.field import observe_field
 from broadline.simulation.pointing import COLUMNS, Pointing
 from broadline.simulation.recipe import RECIPES, SurveyRecipe
@@ -100,7 +100,10 @@ def test_two_workers_write_the_bytes_of_one(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_more_threads_write_the_bytes_of_one(threads: int, whole: Digests, tmp_path: Path) -> None:
+    for kept in (galaxy._populations, absorption._log_scale, instrument_curves.bases_of, field._dark):
+        kept.cache_clear()
     with threadpool_limits(threads):
+        galaxy._populations()
         simulate(request_of("boss", "spectra", n=MANY), tmp_path, 1)
     assert contents(tmp_path) == whole
 

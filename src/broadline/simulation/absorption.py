@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broadline.simulation.broad_absorption import SPEED_OF_LIGHT, bals, correlated_field, lattice_index
+from broadline.simulation.one_thread import one_thread
 from broadline.spectra import LATTICE_STEP, lattice_wavelength
 
 __all__ = [
@@ -57,6 +58,7 @@ def effective_optical_depth(z: Any) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
+@one_thread
 def _log_scale(first: int, n_pixels: int) -> Array:
     """Return ln A, shape (n_sigmas, n_pixels), such that <exp(-A exp(sigma g))> = exp(-tau_eff)."""
     g = np.linspace(-6, 6, 1201)

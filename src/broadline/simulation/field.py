@@ -15,6 +15,7 @@ from broadline.simulation.fitting import five_fits
 from broadline.simulation.inspection import bal_significance, inspect, significance
 from broadline.simulation.instrument import NODATA, Instrument, Observed, draw_sn
 from broadline.simulation.instruments import INSTRUMENTS
+from broadline.simulation.one_thread import one_thread
 from broadline.simulation.pointing import Pointing
 from broadline.simulation.recipe import SurveyRecipe
 from broadline.simulation.scene import Scene
@@ -99,6 +100,7 @@ def _through_forest(sn: NDArray[Any], sources: Sources, instrument: Instrument) 
 
 
 @lru_cache(maxsize=len(INSTRUMENTS))
+@one_thread
 def _dark(instrument: Instrument) -> NDArray[np.float64]:
     """Return the variance of a pixel of empty sky in a usual night, shape (n_pixels,)."""
     first, size = instrument.window

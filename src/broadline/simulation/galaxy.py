@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 from broadline.air import air_to_vacuum
 from broadline.simulation.galaxy_gas import add_gas, attenuation, measured_widths
 from broadline.simulation.galaxy_tables import FIRST, LINES, N_PIXELS, NORMAL, PIXEL
+from broadline.simulation.one_thread import one_thread
 from broadline.simulation.scene import Rest
 from broadline.simulation.star import photospheres
 from broadline.simulation.templates import found, read_table, resample
@@ -114,6 +115,7 @@ def draw(
 
 
 @lru_cache(maxsize=1)
+@one_thread
 def _populations() -> _Array32:
     """Return simple stellar populations, shape (n_dispersions, n_metals * n_ages, n_pixels)."""
     spectra = []
@@ -216,6 +218,7 @@ def _index_of_dispersion(subclass: NDArray[np.str_], rng: np.random.Generator) -
 
 
 @lru_cache(maxsize=2)
+@one_thread
 def _eigenspectra(folder: str) -> dict[str, tuple[slice, _Array32, _Array32]]:
     """Return for each set of components: the pixels it covers, the components and their pseudo-inverse."""
     sets = {}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from broadline.simulation.one_thread import one_thread
 from broadline.simulation.sky_lines import SKY_LINES
 from broadline.spectra import LATTICE_STEP
 
@@ -79,6 +80,7 @@ class Bases:
 
 
 @lru_cache(maxsize=16)
+@one_thread
 def bases_of(instrument: Instrument) -> Bases:
     """Return the curves of an instrument; those of the last 16 are kept."""
     wavelength, defects = instrument.wavelength, instrument.defects

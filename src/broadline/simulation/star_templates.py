@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from broadline.simulation.one_thread import one_thread
 from broadline.simulation.star_tables import FIRST, MIX, N_PIXELS
 from broadline.simulation.templates import found, read_table, resample, usable
 from broadline.spectra import lattice_wavelength
@@ -24,6 +25,7 @@ _Pool = tuple[_Array32, _Array32, NDArray[np.str_]]
 
 
 @lru_cache(maxsize=2)
+@one_thread
 def pools(folder: str) -> dict[str, _Pool]:
     """Return for each subclass: shapes (k, n_pixels), coefficients (m, k) and the set each of the m is from.
 

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from broadline import __version__
 from broadline.errors import UsageError
@@ -25,6 +24,7 @@ from broadline.ordered import Workers
 from broadline.simulation.field import observe_field
 from broadline.simulation.files import desi, desi_tables, lamost, lamost_tables, sdss, sdss_tables
 from broadline.simulation.instruments import INSTRUMENTS
+from broadline.simulation.one_thread import one_thread
 from broadline.simulation.pointing import Pointing
 from broadline.simulation.recipe import CLASSES, RECIPES, SurveyRecipe
 from broadline.simulation.sources import draw_sources
@@ -318,11 +318,12 @@ def _work(field: _Field) -> int:
     return _write_field(*_job, field)
 
 
+@one_thread
 def _write_field(request: Request, folder: Path, field: _Field) -> int:
     """Write the files of a field, then its part of the truth: what has a part is finished. Return spectra."""
     layout = _LAYOUTS[request.archive]
     assert request.files is not None
-    with warnings.catch_warnings(), threadpool_limits(1):  # sums of products depend on the number of threads
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the user has been told which templates are missing
         visits = observe_field(request.archive, *field, request.recipe, request.seed, request.templates)
     tables = []
