@@ -373,7 +373,6 @@ def test_mended_pixels_are_as_good_as_masked(survey: Path, judge: Judge) -> None
 SMALL = {"flux": quasar(2.0)[:300], "ivar": np.ones(300, np.float32), "fiber": 3}
 fuzz = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from broadline.errors import BroadlineError, UsageError
@@ -144,3 +149,31 @@ def test_a_killed_worker_ends_what_is_done_in_order() -> None:
 
 def test_numbered_results_are_put_in_order() -> None:
     assert list(in_order([(2, "c"), (0, "a"), (1, "b"), (3, "d")])) == ["a", "b", "c", "d"]
+
+
+def faults_of_batches(n: int) -> int:
+    """Return the page faults of as many batches of 16 MB, each freed before the next, once two were there."""
+
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def batches(n: int) -> None:
+        for _ in range(n):
+            np.ones(1 << 21)
+
+    batches(2)
+    before = faults()
+    batches(n)
+    return faults() - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_a_worker_keeps_the_memory_that_the_next_batch_needs() -> None:
+    dask = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}  # as Dask starts its workers
+    said = subprocess.run([sys.executable, __file__], env=dask, capture_output=True, text=True, check=True)
+    assert int(said.stdout) < (1 << 24) // resource.getpagesize()  # of one batch, not of ten
+
+
+if __name__ == "__main__":
+    with Workers(prepare([]), [10], faults_of_batches, 1, int, ()) as results:
+        print(*[faults for _, faults in results])
