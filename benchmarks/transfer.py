@@ -295,7 +295,12 @@ def main() -> None:
     parser.add_argument("--test", type=float, default=0.3, help="share, or spectra")
     parser.add_argument("--net", choices=NETS, default="vgg-a")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="to choose from")
-    parser.add_argument("--per-step", action=argparse.BooleanOptionalAction, default=True, help="it too")
+    parser.add_argument(
+        "--per-step",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also stop by F1 within epochs",
+    )
     parser.add_argument("--labels", type=int, nargs="+", default=list(LABELS))
     parser.add_argument("--batch", type=int, default=256, help="spectra, at most")
     parser.add_argument("--epochs", type=int, default=12)
