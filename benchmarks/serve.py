@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 import broadline
+from broadline.serve import arrow_stream
 from markers import write_between
 
 N_PIXELS, BATCH, JSON_SPECTRA, TOKEN = 4600, 256, 64, secrets.token_urlsafe(32)
@@ -44,14 +45,6 @@ def spectra(n: int) -> pa.Table:
     return pa.table(
         {name: pa.ListArray.from_arrays(offsets, image.ravel()) for name, image in columns.items()}
     )
-
-
-def stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def text(table: pa.Table) -> bytes:
@@ -110,7 +103,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     table = spectra(BATCH)
-    whole, one, few = stream(table), stream(table.slice(0, 1)), text(table.slice(0, JSON_SPECTRA))
+    whole, one, few = (
+        arrow_stream.write(table),
+        arrow_stream.write(table.slice(0, 1)),
+        text(table.slice(0, JSON_SPECTRA)),
+    )
     name = f"classify_table, batch {BATCH}"
     with server(options.threads) as client:
         contenders: dict[str, Callable[[], float]] = {
