@@ -136,7 +136,10 @@ def test_every_tenth_of_the_ranked_is_a_random_control_and_the_same_next_time(su
     assert (np.abs(drawn - mean) < 5 * np.sqrt(mean)).all() and drawn.sum() == len(others) * len(controls)
     ranked = ranking.queue("ranked")
     assert len(set(ranked.tolist())) == len(ranked) >= 20
-    assert controls[0] in ranked[:10]
+    n = (len(ranked) - len(controls)) // 9  # as many have nine others before them; the rest follows
+    places = [*range(9, 10 * n, 10), *range(len(ranked) - len(controls) + n, len(ranked))]
+    assert np.flatnonzero(np.isin(ranked, controls)).tolist() == places[: len(controls)]
+    assert ranked[np.isin(ranked, controls)].tolist() == controls.tolist()  # in their order
 
 
 def test_who_contradicts_the_catalogue_raises_the_rank(subjects: Subjects, tmp_path: Path) -> None:
@@ -168,13 +171,16 @@ def test_who_contradicts_the_catalogue_raises_the_rank(subjects: Subjects, tmp_p
 
 @pytest.mark.parametrize("flag", [Flag.SKY_FIBRE, Flag.BAD_FIBRE])
 def test_what_is_no_target_ranks_behind_all_that_are(subjects: Subjects, flag: Flag) -> None:
-    first, *others = rank(subjects).queue("single_line").tolist()
+    single = rank(subjects).queue("single_line")
+    first = next(row for row in single.tolist() if row not in rank(subjects).controls)
     flags = subjects.columns["FLAGS"].copy()
     flags[first] = int(flags[first]) | int(flag)
     ranking = rank(replace(subjects, columns={**subjects.columns, "FLAGS": flags}))
-    assert ranking.queue("single_line").tolist() == [*others, first]
-    worth = ranking.worth[ranking.queue("ranked")]
-    assert ranking.worth[first] == 0 and first in ranking.queue("ranked") and (worth[:-1] > 0).all()
+    assert ranking.queue("single_line").tolist() == [*single[single != first].tolist(), first]
+    ranked = ranking.queue("ranked")
+    ranked = ranked[~np.isin(ranked, ranking.controls)]
+    worth = ranking.worth[ranked]
+    assert ranked[-1] == first and worth[-1] == 0 and (worth[:-1] > 0).all()
 
 
 def test_the_second_solution_is_that_of_the_next_line_that_disagrees(subjects: Subjects) -> None:
@@ -399,6 +405,9 @@ def test_purity_is_counted_on_the_control_sample_alone(subjects: Subjects) -> No
     share = purity(subjects, np.array([*right[:3], SWAPPED[0], STAR_CALLED]), standing)
     assert (share.k, share.n) == (2, 4)
     assert purity(subjects, np.array(right[:1]), standing).n == 1
+    # What lies behind one that nobody has ruled on was looked at for another reason than chance.
+    assert purity(subjects, np.array([right[0], right[3], *right[1:3]]), standing).n == 1
+    assert purity(subjects, np.array([right[3], right[0]]), standing).n == 0
 
 
 # ---- out and in

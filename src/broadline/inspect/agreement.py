@@ -144,14 +144,17 @@ def settled(verdicts: Sequence[Verdict]) -> Ruling | None:
 
 
 def purity(subjects: Subjects, controls: NDArray[np.int64], standing: Standing) -> Share:
-    """Return the share of the control sample, as far as it is ruled on, whose catalogue entry is right.
+    """Return the share of the control sample, up to the first not ruled on, whose catalogue entry is right.
 
+    What is ruled on further down was picked for another reason than its place, and is no random sample.
     Right is a quasar at a redshift within 6000 km/s, or a galaxy there: Busca & Balland (2018), section 4.1.
     Spectra that nobody could identify, and disputed ones, are left out.
     """
     k = n = 0
     for row in controls.tolist():
-        ruling = settled(standing[row]) if row in standing else None
+        if row not in standing:
+            break
+        ruling = settled(standing[row])
         if ruling is None or ruling.kind == "?":
             continue
         called = Ruling("QSO", float(subjects.catalogue.z[row]))

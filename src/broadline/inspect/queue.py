@@ -248,9 +248,11 @@ def control_sample(subjects: Subjects) -> Ints:
 
 
 def _interleaved(ranked: Ints, controls: Ints) -> Ints:
-    """Return ranked rows with a control in every tenth place as long as there are both, each row once."""
-    n = min(len(controls), len(ranked) // (_EVERY - 1))
+    """Return ranked rows with a control in every tenth place as long as there are both, then the rest.
+
+    Controls have no other place, whatever they are worth: those ruled on would else be the hard ones of them.
+    """
+    others = ranked[~np.isin(ranked, controls)]
+    n = min(len(controls), len(others) // (_EVERY - 1))
     places = (_EVERY - 1) * np.arange(1, n + 1)
-    mixed = np.insert(ranked, places, controls[:n])
-    first = np.unique(mixed, return_index=True)[1]
-    return mixed[np.sort(first)]
+    return np.concatenate([np.insert(others, places, controls[:n]), controls[n:]])
