@@ -38,8 +38,6 @@ from real_sky import one_epoch, read_labels
 Mask = NDArray[np.bool_]
 CORAL = "coral"  # begins the kinds of runs with alignment; its weight ends them
 FROM_SOURCE = ("transfer", "per-step")
-#: Steps of an epoch, at least: early stopping on a few labels would else stop after a few steps.
-SHORTEST = 30
 CHECK_EVERY = 20  # steps, where F1 is checked within epochs
 SPLIT_SEED, SURVEY_SEEDS = 7, {"lamost": 1, "sdss": 2}
 
@@ -173,17 +171,20 @@ def _source_of(what: Run) -> Run:
 def train_source(pair: Archives, what: Run, folder: Path) -> Path:
     """Train on LAMOST: step 2 of the publication, section 3."""
     split = pair.split(pair.source)
-    preset = _preset(pair, what.net, _batch(pair, split))
+    preset = _preset(pair, what.net, pair.options.batch)
     whole = PreparedSet(pair.source.folder, preset, what.seed)
     return _fit(pair, preset, whole.subset(split.training), whole.subset(split.validation), folder, what.seed)
 
 
 def train(pair: Archives, what: Run, folder: Path) -> Path:
-    """Train on SDSS, in one of the ways that are compared; as many labels say when to stop."""
+    """Train on SDSS, in one of the ways that are compared; as many labels say when to stop.
+
+    An epoch has as many steps with few labels as with all: early stopping would else stop after a few steps.
+    """
     whole = pair.split(pair.target)
     split = whole.limited(what.n, what.seed) if what.n else whole
-    batch = _batch(pair, split)
-    n_batches = max(SHORTEST, len(split.training) // batch)
+    batch = _few(what.n, pair.options.batch) if what.n else pair.options.batch
+    n_batches = len(whole.training) // pair.options.batch
     preset = _preset(pair, what.net, batch)
     target = PreparedSet(pair.target.folder, preset, what.seed)
     order = np.random.default_rng(what.seed).permutation(len(split.validation))
@@ -205,9 +206,9 @@ def train(pair: Archives, what: Run, folder: Path) -> Path:
     return _fit(pair, preset, data, held_out, folder, what.seed, start, check_every)
 
 
-def _batch(pair: Archives, split: Split) -> int:
-    """Return what a batch holds: of few labels a third, so that they are shuffled, and a power of two."""
-    return min(pair.options.batch, 2 ** int(math.log2(len(split.training) / 3)))
+def _few(n_labels: int, batch: int) -> int:
+    """Return what a batch holds of few labels: a power of two, about as many as there are batches of them."""
+    return min(batch, 2 ** int(math.log2(n_labels) / 2))
 
 
 def _preset(pair: Archives, net: str, batch: int) -> Preset:
