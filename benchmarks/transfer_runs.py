@@ -180,12 +180,13 @@ def train(pair: Archives, what: Run, folder: Path) -> Path:
     """Train on SDSS, in one of the ways that are compared; as many labels say when to stop.
 
     An epoch has as many steps with few labels as with all: early stopping would else stop after a few steps.
+    Their batches are smaller and noisier, so that twice as many epochs and as much patience are allowed.
     """
     whole = pair.split(pair.target)
     split = whole.limited(what.n, what.seed) if what.n else whole
     batch = _few(what.n, pair.options.batch) if what.n else pair.options.batch
     n_batches = len(whole.training) // pair.options.batch
-    preset = _preset(pair, what.net, batch)
+    preset = _preset(pair, what.net, batch, 2 if what.n else 1)
     target = PreparedSet(pair.target.folder, preset, what.seed)
     order = np.random.default_rng(what.seed).permutation(len(split.validation))
     held_out = target.subset(split.validation[order[: what.n or None]])
@@ -211,8 +212,9 @@ def _few(n_labels: int, batch: int) -> int:
     return min(batch, 2 ** int(math.log2(n_labels) / 2))
 
 
-def _preset(pair: Archives, net: str, batch: int) -> Preset:
-    return replace(PRESETS[net], batch=batch, epochs=pair.options.epochs, patience=pair.options.patience)
+def _preset(pair: Archives, net: str, batch: int, longer: int = 1) -> Preset:
+    epochs, patience = longer * pair.options.epochs, longer * pair.options.patience
+    return replace(PRESETS[net], batch=batch, epochs=epochs, patience=patience)
 
 
 def _fit(

@@ -193,7 +193,8 @@ def masked_ivar(ivar: NDArray[np.float32], and_mask: NDArray[Any]) -> NDArray[np
     Bit 25 is the one that the authors of QuasarNET mask; the other bits mostly warn of pixels whose ivar
     already says how good they are (bit 23, BRIGHTSKY, alone marks far more pixels than it spoils).
     """
-    rejected = (and_mask & _COMBINEREJ) != 0
+    bits = and_mask.astype(np.int32)  # to the machine's order of bytes first, else that is done many times
+    rejected = (bits & _COMBINEREJ) != 0
     return np.where(rejected, np.float32(0), ivar) if rejected.any() else ivar
 
 

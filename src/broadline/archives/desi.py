@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from broadline.archives.base import Archive, Head, fault_of, read_files
-from broadline.archives.fits_file import FitsFile, open_checked
+from broadline.archives.fits_file import FitsFile, columns_of, open_checked
 from broadline.archives.redrock import REDROCK, SPECTRA_NAME, beside, redshifts
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
@@ -41,6 +41,10 @@ _TOLERANCE = 0.01
 _MOST_SPECTRA = 1_000_000
 # In files of survey validation DESI_TARGET is 0 and the column of that phase holds the bits.
 _TARGETING = ("DESI_TARGET", "SV3_DESI_TARGET", "SV2_DESI_TARGET", "SV1_DESI_TARGET", "CMX_TARGET")
+_RA = ("TARGET_RA", "RA_TARGET", "FIBER_RA", "MEAN_FIBER_RA")
+_DEC = ("TARGET_DEC", "DEC_TARGET", "FIBER_DEC", "MEAN_FIBER_DEC")
+_STATUS = ("COADD_FIBERSTATUS", "FIBERSTATUS")
+_FIBERMAP = frozenset(["TARGETID", "FIBER", "OBJTYPE", *_RA, *_DEC, *_STATUS, *_TARGETING])
 
 
 def _promised(file: FitsFile) -> int:
@@ -51,6 +55,9 @@ def _promised(file: FitsFile) -> int:
         if 0 < promised <= _MOST_SPECTRA:
             return promised
     return 1
+
+
+_Fibres = Mapping[str, NDArray[Any]]  # columns of a FIBERMAP
 
 
 @dataclass(frozen=True)
@@ -183,18 +190,18 @@ def _lattice(path: Path, waves: Sequence[NDArray[np.float64]]) -> tuple[NDArray[
     return origin + step * np.arange(n_pixels), firsts
 
 
-def _column(table: NDArray[Any], names: Sequence[str], n: int, missing: Any) -> NDArray[Any] | None:
+def _column(table: _Fibres, names: Sequence[str], n: int, missing: Any) -> NDArray[Any] | None:
     """Return the first of the named columns that the table has, cut or filled to n rows."""
-    name = next((name for name in names if name in (table.dtype.names or ())), None)
+    name = next((name for name in names if name in table), None)
     if name is None:
         return None
-    values = np.asarray(table[name])[:n]
+    values = table[name][:n]
     column = np.full(n, missing, dtype=values.dtype if values.dtype.kind in "SU" else None)
     column[: len(values)] = values
     return column
 
 
-def _targeting(table: NDArray[Any], n: int) -> NDArray[Any] | None:
+def _targeting(table: _Fibres, n: int) -> NDArray[Any] | None:
     """Return for each row the first targeting mask that is not 0; -1 beyond the table."""
     masks = [mask for name in _TARGETING if (mask := _column(table, [name], n, -1)) is not None]
     for mask in masks[1:]:
@@ -202,31 +209,29 @@ def _targeting(table: NDArray[Any], n: int) -> NDArray[Any] | None:
     return masks[0] if masks else None
 
 
-def _identity(
-    source: Path, table: NDArray[Any], n: int
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint32]]:
+def _identity(source: Path, table: _Fibres, n: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint32]]:
     """Return the identity columns of n spectra, and NO_IDENTITY where the FIBERMAP has none."""
     found = {
         "TARGETID": _column(table, ["TARGETID"], n, -1),
-        "RA": _column(table, ["TARGET_RA", "RA_TARGET", "FIBER_RA", "MEAN_FIBER_RA"], n, np.nan),
-        "DEC": _column(table, ["TARGET_DEC", "DEC_TARGET", "FIBER_DEC", "MEAN_FIBER_DEC"], n, np.nan),
+        "RA": _column(table, _RA, n, np.nan),
+        "DEC": _column(table, _DEC, n, np.nan),
         "FIBERID": _column(table, ["FIBER"], n, -1),
         "DESI_TARGET": _targeting(table, n),
     }
     columns = {name: column for name, column in found.items() if column is not None}
-    known = np.arange(n) < (len(table) if "TARGETID" in columns else 0)
+    known = np.arange(n) < len(table.get("TARGETID", ()))
     targetid = columns.setdefault("TARGETID", np.full(n, -1))
     columns["OBJID"] = np.where(known, targetid.astype(str), "")
     flags = np.where(known, 0, Flag.NO_IDENTITY).astype(np.uint32)
     return identity("desi", [str(source)] * n, row=np.arange(n), **columns), flags
 
 
-def _mark_fibres(flags: NDArray[np.uint32], table: NDArray[Any]) -> None:
+def _mark_fibres(flags: NDArray[np.uint32], table: _Fibres) -> None:
     """Mark in place the fibres of which a FIBERMAP says that they saw the sky, or that they are bad."""
     objtype = _column(table, ["OBJTYPE"], len(flags), "")
     if objtype is not None:
-        mark(flags, np.strings.strip(objtype) == "SKY", Flag.SKY_FIBRE)
-    status = _column(table, ["COADD_FIBERSTATUS", "FIBERSTATUS"], len(flags), 0)
+        mark(flags, objtype == "SKY", Flag.SKY_FIBRE)
+    status = _column(table, _STATUS, len(flags), 0)
     if status is not None:
         mark(flags, status != 0, Flag.BAD_FIBRE)
 
@@ -241,8 +246,8 @@ def _assemble(files: Sequence[FitsFile]) -> _Exposure:
     n = counts.pop()
     wavelength, firsts = _lattice(source, [camera.wavelength for camera in cameras])
     maps = [file.hdus.get("FIBERMAP") for file in files]
-    tables = [hdu.data for hdu in maps if isinstance(hdu, fits.BinTableHDU)]
-    ids, flags = _identity(source, tables[0] if tables else np.empty(0, dtype=[]), n)
+    tables = [columns_of(hdu, _FIBERMAP) for hdu in maps if isinstance(hdu, fits.BinTableHDU)]
+    ids, flags = _identity(source, tables[0] if tables else {}, n)
     for table in tables:
         _mark_fibres(flags, table)
     return _Exposure(source, wavelength, list(zip(firsts, cameras, strict=True)), ids, flags)

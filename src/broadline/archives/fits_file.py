@@ -12,13 +12,16 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
+import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
+from numpy.typing import NDArray
 
 from broadline.archives.base import GZIP, fault_of
+from broadline.archives.narrow import table_layout
 from broadline.patience import is_passing
 
-__all__ = ["FitsFile", "open_checked"]
+__all__ = ["FitsFile", "columns_of", "open_checked"]
 
 # Unpacked files larger than this go to a temporary file: astropy would unpack anew at each step backwards.
 _IN_MEMORY = 1 << 28
@@ -78,3 +81,34 @@ def open_checked(path: Path, stack: ExitStack) -> FitsFile:
             raise
         fault = fault or fault_of(path, error).reason
     return FitsFile(path, hdus, fault)
+
+
+def columns_of(hdu: Any, wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
+    """Return some columns of a binary table by their names in upper case; text is str, without blanks around.
+
+    To get to know all the hundred columns of a table of fibres takes astropy as long as some hundred spectra
+    take to be read: where none is scaled or of variable length, they are read as they lie in the file.
+    """
+    rows = _as_they_lie(hdu, wanted)
+    if rows is None:
+        rows = hdu.data
+    names = [name for name in rows.dtype.names or () if name.upper() in wanted]
+    columns = {name.upper(): np.asarray(rows[name]) for name in names}
+    text = {name: column.astype(str) for name, column in columns.items() if column.dtype.kind in "SU"}
+    return columns | {name: np.strings.strip(column) for name, column in text.items()}
+
+
+def _as_they_lie(hdu: Any, wanted: frozenset[str]) -> NDArray[Any] | None:
+    place = hdu.fileinfo()
+    stream = place["file"]
+    if stream is None or stream.compression:  # where each step backwards is unpacking anew
+        return None
+    stream.seek(place["hdrLoc"])
+    header = stream.read(place["datLoc"] - place["hdrLoc"])
+    layout = table_layout(header, wanted)
+    if layout is None or b"TSCAL" in header or b"TZERO" in header:
+        return None
+    content = stream.read(layout.size)
+    if len(content) < layout.size:
+        return None  # astropy says what is wrong
+    return np.frombuffer(content, layout.dtype, layout.rows)

@@ -11,18 +11,17 @@ import numpy as np
 __all__ = ["BLOCK", "Cards", "TableLayout", "header_end", "table_layout"]
 
 BLOCK = 2880
-_END = re.compile(rb"END {77}")
+_END = b"END".ljust(80)
 _KINDS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1", "L": "u1"}
 _Field = tuple[str, str] | tuple[str, str, tuple[int]]
 
 
 def header_end(content: bytes, start: int) -> int | None:
     """Return where the data of the HDU that starts at `start` begin, or None if its header is cut off."""
-    for match in _END.finditer(content, start):
-        if (match.start() - start) % 80 == 0:
-            end = match.end() - start
-            return start + -(-end // BLOCK) * BLOCK
-    return None
+    at = content.find(_END, start)
+    while at >= 0 and (at - start) % 80:
+        at = content.find(_END, at + 1)
+    return None if at < 0 else start + -(-(at - start + 80) // BLOCK) * BLOCK
 
 
 class Cards:
@@ -58,15 +57,14 @@ class TableLayout(NamedTuple):
     rows : int
     size : int
         Bytes of the table, without padding.
+    kinds : dict of str to str
+        The numpy type of each column.
     """
 
     dtype: np.dtype[Any]
     rows: int
     size: int
-
-    def kind(self, name: str) -> str:
-        """Return the numpy type of a column, "" if it is not there."""
-        return self.dtype[name].str if name in (self.dtype.names or ()) else ""
+    kinds: dict[str, str]
 
 
 # Headers of one width of row are compared, not hashed: they are 40 kB long, and mostly the last one again.
@@ -117,7 +115,7 @@ def _read_layout(header: bytes, wanted: Iterable[str]) -> TableLayout | None:
             "itemsize": width,
         }
     )
-    return TableLayout(dtype, rows, width * rows)
+    return TableLayout(dtype, rows, width * rows, {name: dtype[name].str for name in dtype.names or ()})
 
 
 def _table_cards(header: bytes) -> dict[str, str]:

@@ -94,7 +94,7 @@ def _parse(path: Path) -> _Parts | None:
     layout = table_layout(content[primary:start], _WANTED) if start is not None else None
     if start is None or layout is None or layout.rows < 2 or start + layout.size > len(content):
         return None
-    if any(layout.kind(name) != kind for name, kind in _PIXELS.items()):
+    if not _PIXELS.items() <= layout.kinds.items():
         return None
     result = _result_row(path, content, start + -(-layout.size // BLOCK) * BLOCK)
     if result is None:
@@ -143,8 +143,8 @@ def _result_row(path: Path, content: bytes, start: int) -> dict[str, Any] | None
     layout = table_layout(content[start:data], _RESULT) if data is not None else None
     if data is None or layout is None or layout.rows != 1 or data + layout.dtype.itemsize > len(content):
         return None
-    row = np.frombuffer(content, layout.dtype, 1, data)[0]
-    return {name: row[name] for name in layout.dtype.names or ()}
+    row = np.frombuffer(content, layout.dtype, 1, data)
+    return dict(zip(layout.kinds, row[0].item(), strict=True))
 
 
 # ---- any layout

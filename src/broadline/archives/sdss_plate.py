@@ -22,6 +22,7 @@ from broadline.archives.base import (
     read_files,
     truth_table,
 )
+from broadline.archives.fits_file import columns_of
 from broadline.errors import ReadError
 from broadline.flags import Flag, mark
 from broadline.patience import is_passing
@@ -29,6 +30,7 @@ from broadline.spectra import Spectra, identity, mend
 
 __all__ = ["ARCHIVES"]
 
+_PLUG_MAP = frozenset(["FIBERID", "RA", "DEC", "OBJTYPE"])
 _PLATE_NAME = re.compile(r"spPlate-(\d{4,6})-(\d{5})\.fits?(\.gz)?")
 
 
@@ -75,18 +77,15 @@ def _fibres(path: Path, hdus: fits.HDUList, n: int) -> tuple[dict[str, NDArray[A
     named = _PLATE_NAME.fullmatch(path.name)
     plate = int(header.get("PLATEID", named[1] if named else -1))
     mjd = int(header.get("MJD", named[2] if named else -1))
-    tables = [hdu.data for hdu in hdus[1:] if isinstance(hdu, fits.BinTableHDU) and hdu.header["NAXIS2"] == n]
-    plug = next((table for table in tables if "FIBERID" in table.dtype.names), None)
+    tables = [hdu for hdu in hdus[1:] if isinstance(hdu, fits.BinTableHDU) and hdu.header["NAXIS2"] == n]
+    plug = next((plug for hdu in tables if "FIBERID" in (plug := columns_of(hdu, _PLUG_MAP))), None)
     sky = np.zeros(n, dtype=np.uint32)
     fiber = np.arange(1, n + 1)
     place: dict[str, Any] = {}
     if plug is not None:
         fiber = np.asarray(plug["FIBERID"], dtype=np.int64)
-        place = {name: plug[name] for name in ("RA", "DEC") if name in plug.dtype.names}
-        kind = (
-            np.char.upper(np.char.strip(plug["OBJTYPE"])) if "OBJTYPE" in plug.dtype.names else np.full(n, "")
-        )
-        mark(sky, kind == "SKY", Flag.SKY_FIBRE)
+        place = {name: plug[name] for name in ("RA", "DEC") if name in plug}
+        mark(sky, np.strings.upper(plug.get("OBJTYPE", np.full(n, ""))) == "SKY", Flag.SKY_FIBRE)
     names = [object_name(plate, mjd, f) for f in fiber]
     constants = {"PLATE": np.full(n, plate), "MJD": np.full(n, mjd), "FIBERID": fiber}
     ids = identity("sdss-plate", [str(path)] * n, np.arange(n), OBJID=names, **place, **constants)

@@ -22,6 +22,7 @@ __all__ = ["Single", "ascending", "gather", "lattice_index", "place", "stack", "
 _WINDOW = 64
 # Lattice indices of 1000 and 100,000 Angstrom: a batch that spans more would not fit in memory.
 _LOWEST, _HIGHEST = 30_000, 50_000
+_LATTICE = np.arange(_LOWEST, _HIGHEST) * LATTICE_STEP  # loglam of each
 
 
 def lattice_index(loglam: NDArray[Any]) -> NDArray[np.int64] | None:
@@ -37,10 +38,11 @@ def lattice_index(loglam: NDArray[Any]) -> NDArray[np.int64] | None:
     first = round(float(loglam[0]) / LATTICE_STEP)
     if first < _LOWEST or first + len(loglam) > _HIGHEST:
         return None
-    index = np.arange(first, first + len(loglam))
+    off = loglam.astype(np.float64)
+    off -= _LATTICE[first - _LOWEST :][: len(off)]
     # written so that a NaN anywhere makes it false
-    consecutive = (np.abs(loglam - index * LATTICE_STEP) < 0.05 * LATTICE_STEP).all()
-    return index if consecutive else None
+    consecutive = np.abs(off, out=off).max() < 0.05 * LATTICE_STEP
+    return np.arange(first, first + len(loglam)) if consecutive else None
 
 
 def window(first: int, end: int) -> tuple[int, int]:
