@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from broadline.flags import Flag, mark
 from broadline.grid import QUASARNET_LOG, Grid
@@ -159,6 +158,8 @@ def _minmax(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Im
 
 def _guarded(flux: _Image, ivar: _Image, data: _Mask) -> tuple[_Image, _Mask, _Image]:
     """Return what `_minmax` does, scaled by the running median: no hit of less than 4 bins moves it."""
+    from scipy.ndimage import median_filter  # here, as most models need none, and it takes long to load
+
     # Bins without data take the mean of the others, which is beyond neither end.
     mean = (flux * data).sum(axis=1, keepdims=True) / np.maximum(data.sum(axis=1, keepdims=True), 1)
     smooth = median_filter(np.where(data, flux, mean), size=(1, _MEDIAN_BINS), mode="nearest")
