@@ -29,7 +29,8 @@ from astropy.io import fits
 
 from broadline.decision import Rule
 from broadline.lines import LEGACY_LINES
-from broadline.model import load_model, save_model
+from broadline.model import save_model
+from broadline.named_models import load_model
 from broadline.networks.architecture import Parameters, QuasarNETConfig
 from broadline.recipe import Recipe
 from broadline.representation import Representation

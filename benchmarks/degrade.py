@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from broadline.decision import CONFLICT_KMS, velocity
-from broadline.model import load_model
+from broadline.named_models import load_model
 from markers import write_between
 from real_sky import NOTHING, share, table
 from realism import Sample, read_real

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from scipy.special import expit, logit
 
 from broadline.decision import SPEED_OF_LIGHT
-from broadline.model import load_model
+from broadline.named_models import load_model
 from markers import write_between
 
 #: What issue D asks for.

@@ -23,7 +23,7 @@ from broadline.evaluation.redshifts import pull, redshift_scatter, ripple
 from broadline.evaluation.reliability import reliabilities
 from broadline.evaluation.sample import Sample
 from broadline.lines import LINES
-from broadline.model import load_model
+from broadline.named_models import load_model
 from broadline.pipeline import ModelChoice, classify
 from broadline.simulation.survey import Request, simulate
 from markers import write_between

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import broadline
-from broadline.model import load_model
+from broadline.named_models import load_model
 from markers import write_between
 
 BATCH = 256

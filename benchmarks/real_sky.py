@@ -29,7 +29,8 @@ from scipy.stats import beta
 import broadline
 from broadline.decision import CONFLICT_KMS, SPEED_OF_LIGHT, velocity
 from broadline.flags import UNCLASSIFIED, Flag
-from broadline.model import Model, load_model
+from broadline.model import Model
+from broadline.named_models import load_model
 from broadline.pipeline import ModelChoice, classify, provenance
 from broadline.spectra import Spectra
 from markers import write_between

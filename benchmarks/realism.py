@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import broadline
 from broadline.decision import CONFLICT_KMS, velocity
 from broadline.grid import QUASARNET_LOG
-from broadline.model import load_model
+from broadline.named_models import load_model
 from broadline.representation import Representation
 from broadline.resample import binned
 from broadline.simulation.instruments import INSTRUMENTS

@@ -30,7 +30,7 @@ from broadline.evaluation.baselines import read_baselines
 from broadline.evaluation.join import read_study
 from broadline.evaluation.report import Report, markdown, write_report
 from broadline.evaluation.results import Section
-from broadline.model import load_model
+from broadline.named_models import load_model
 from broadline.progress import say
 from markers import write_between
 from real_sky import NOTHING

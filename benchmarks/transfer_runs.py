@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from broadline.evaluation.candidates import Confusion
 from broadline.flags import UNCLASSIFIED
-from broadline.model import Model, load_model
+from broadline.model import Model
+from broadline.named_models import load_model
 from broadline.pipeline import ModelChoice, classify
 from broadline.progress import say
 from broadline.simulation.recipe import RECIPES

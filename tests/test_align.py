@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from broadline.errors import UsageError  # noqa: E402
-from broadline.model import load_model  # noqa: E402
+from broadline.named_models import load_model  # noqa: E402
 from broadline.networks.convnet import ConvNet  # noqa: E402
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.training import task as tasks  # noqa: E402

@@ -25,7 +25,8 @@ from broadline.decision import NARROW_BELOW, SPEED_OF_LIGHT, Rule, combine, deci
 from broadline.finders import encode, errors, read_at
 from broadline.grid import QUASARNET_LOG
 from broadline.lines import QUASARNET_LINES
-from broadline.model import Model, load_model, save_model
+from broadline.model import Model, save_model
+from broadline.named_models import load_model
 from broadline.networks.architecture import Convolution, Outputs, QuasarNETConfig
 from broadline.networks.graph import parameters_of
 from broadline.recipe import Recipe

@@ -11,7 +11,8 @@ import pytest
 from broadline.decision import Rule
 from broadline.errors import ModelError
 from broadline.grid import TRANSFER_LOG, Grid
-from broadline.model import Model, load_model, save_model
+from broadline.model import Model, save_model
+from broadline.named_models import load_model
 from broadline.networks.vgg import NETS, ConvNetConfig
 from broadline.recipe import Recipe
 from broadline.representation import Representation

@@ -27,7 +27,8 @@ torch = pytest.importorskip("torch")
 
 from broadline import launcher  # noqa: E402
 from broadline.errors import BroadlineError, StoppedError, UsageError  # noqa: E402
-from broadline.model import load_model, save_model  # noqa: E402
+from broadline.model import save_model  # noqa: E402
+from broadline.named_models import load_model  # noqa: E402
 from broadline.networks.architecture import QuasarNETConfig  # noqa: E402
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.networks.vgg import ConvNetConfig  # noqa: E402

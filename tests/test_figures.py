@@ -32,7 +32,8 @@ from broadline.evaluation.shares import Share, over_splits
 from broadline.evaluation.study import Baseline, Counts, Study
 from broadline.grid import QUASARNET_LOG
 from broadline.lines import QUASARNET_LINES
-from broadline.model import Model, load_model
+from broadline.model import Model
+from broadline.named_models import load_model
 from broadline.packing import pack
 from broadline.show import pick
 from files import observed, quasar, write_plate, write_spec

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect
 
 pytest.importorskip("torch")
 
-from broadline.model import load_model
+from broadline.named_models import load_model
 from conftest import Answer
 from test_inspect_page import CHROMIUM, Served, accept, browser, opened
 from test_learn import World, compiled, gains, learn, one_thread, tiny_presets, world

@@ -21,7 +21,8 @@ torch = pytest.importorskip("torch")
 from broadline.decision import CONFLICT_KMS, Rule, velocity  # noqa: E402
 from broadline.errors import UsageError  # noqa: E402
 from broadline.lines import LINES, QUASARNET_LINES  # noqa: E402
-from broadline.model import Model, load_model, save_model  # noqa: E402
+from broadline.model import Model, save_model  # noqa: E402
+from broadline.named_models import load_model  # noqa: E402
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.networks.quasarnet import QuasarNET  # noqa: E402
 from broadline.networks.vgg import ConvNetConfig  # noqa: E402

@@ -41,7 +41,7 @@ from broadline.evaluation.report import markdown, write_report
 from broadline.evaluation.results import Section, results
 from broadline.evaluation.shares import over_splits
 from broadline.evaluation.study import Baseline, Counts, Study
-from broadline.model import load_model
+from broadline.named_models import load_model
 from broadline.pipeline import ModelChoice, classify
 from broadline.simulation.recipe import RECIPES
 from broadline.simulation.survey import Request, simulate

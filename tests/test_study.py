@@ -24,7 +24,7 @@ from broadline.evaluation.join import read_study
 from broadline.evaluation.study import Study
 from broadline.flags import Flag
 from broadline.lines import LEGACY_LINES, LINES, QUASARNET_LINES
-from broadline.model import load_model
+from broadline.named_models import load_model
 from broadline.training.splits import Split, write_splits
 from broadline.writers import CatalogueWriter
 

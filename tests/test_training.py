@@ -25,7 +25,8 @@ from broadline.decision import velocity  # noqa: E402
 from broadline.errors import UsageError  # noqa: E402
 from broadline.flags import UNCLASSIFIED  # noqa: E402
 from broadline.lines import QUASARNET_LINES  # noqa: E402
-from broadline.model import Model, load_model  # noqa: E402
+from broadline.model import Model  # noqa: E402
+from broadline.named_models import load_model  # noqa: E402
 from broadline.networks.architecture import Convolution, Outputs, QuasarNETConfig  # noqa: E402
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.networks.quasarnet import QuasarNET  # noqa: E402

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 
 from broadline.errors import UsageError  # noqa: E402
 from broadline.lines import QUASARNET_LINES  # noqa: E402
-from broadline.model import load_model  # noqa: E402
+from broadline.named_models import load_model  # noqa: E402
 from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.progress import ProgressBar  # noqa: E402
 from broadline.training import dataset, logs, presets, resident, run, step, task  # noqa: E402

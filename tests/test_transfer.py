@@ -12,7 +12,8 @@ import pytest
 
 from broadline.errors import UsageError
 from broadline.grid import Grid
-from broadline.model import Model, load_model, save_model
+from broadline.model import Model, save_model
+from broadline.named_models import load_model
 from broadline.networks.graph import parameters_of
 from broadline.networks.vgg import ConvNetConfig
 from broadline.representation import Representation

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from broadline.errors import UsageError
-from broadline.model import load_model
+from broadline.named_models import load_model
 from broadline.networks.vgg import ConvNetConfig
 from broadline.training import dataset, presets
 from broadline.training import prepare as writing

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from broadline.flags import Flag
     from broadline.frames import classify_table
     from broadline.inputs import read, read_truth
-    from broadline.model import Model, load_model
+    from broadline.model import Model
+    from broadline.named_models import load_model
     from broadline.spectra import Spectra
 
 _HOME = {
@@ -25,7 +26,7 @@ _HOME = {
     "Model": "model",
     "Spectra": "spectra",
     "classify_table": "frames",
-    "load_model": "model",
+    "load_model": "named_models",
     "read": "inputs",
     "read_truth": "inputs",
 }

@@ -200,7 +200,7 @@ app.command()(serve)
 @models.command("list")
 def models_list() -> None:
     """List the models that can be named."""
-    from broadline.model import list_models, user_folder
+    from broadline.named_models import list_models, user_folder
 
     known = list_models()
     for name, path in known.items():
@@ -214,7 +214,7 @@ def models_list() -> None:
 @models.command("show")
 def models_show(model: Annotated[str, typer.Argument(help="A model's name or file.")]) -> None:
     """Print a model's card: what it is, what it was trained on, how it decides."""
-    from broadline.model import load_model
+    from broadline.named_models import load_model
 
     loaded = load_model(model)
     facts = {"sha256": loaded.sha256} | loaded.recipe.describe()
@@ -232,7 +232,7 @@ def models_import(
     empty_bins: Empty = None,
 ) -> None:
     """Turn published weights into a model file and give it a name."""
-    from broadline.model import import_weights
+    from broadline.named_models import import_weights
 
     typer.echo(f"wrote {import_weights(weights, name, output, empty_bins)}")
 

@@ -70,7 +70,7 @@ def evaluate(
 
 def _drawn_with(name: str | None, study: Study) -> Model:
     """Return the model that draws lines into galleries, and say so if it did not make the catalogue."""
-    from broadline.model import list_models, load_model
+    from broadline.named_models import list_models, load_model
 
     made_by = study.about.get("model", "")
     model = load_model(name or (made_by if made_by in list_models() else "default"))

@@ -75,7 +75,7 @@ def learn(
         from broadline.training.tune import EPOCHS
     except ImportError as error:
         raise UsageError(f"learning needs more packages: pip install 'broadline[train]' ({error})") from error
-    from broadline.model import load_model
+    from broadline.named_models import load_model
 
     start = load_model(model)
     with ProgressBar("reading") as progress:

@@ -45,7 +45,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UsageError(f"serving needs more packages: pip install 'broadline[serve]' ({error})") from error
-    from broadline.model import load_model
+    from broadline.named_models import load_model
     from broadline.serve.app import application
     from broadline.serve.limits import Limits
     from broadline.web import listen, new_token, run

@@ -171,7 +171,7 @@ def transfer(
         from broadline.training.transfer import start_from
     except ImportError as error:
         raise UsageError(_MISSING.format(error)) from error
-    from broadline.model import load_model
+    from broadline.named_models import load_model
 
     model = load_model(source)
     name = preset or model.recipe.card.get("preset", "")

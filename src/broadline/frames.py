@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from broadline.archives.table import SYNONYMS, complete, roles_of
 from broadline.errors import UsageError
-from broadline.model import DEFAULT, Model, find_model, load_model
+from broadline.model import Model
+from broadline.named_models import DEFAULT, find_model, load_model
 from broadline.ragged import Columns, Grid, Ragged, batches, is_list, ragged
 from broadline.representation import Represented, together
 from broadline.spectra import IDENTITY, identity

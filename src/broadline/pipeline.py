@@ -75,7 +75,7 @@ class ModelChoice:
 
     def load(self, threads: int | None = None) -> Model:
         """Return the model, set up as chosen."""
-        from broadline.model import load_model
+        from broadline.named_models import load_model
 
         model = load_model(self.name, precision=self.precision, threads=threads)
         given = {"c_th": self.c_th, "l_min": self.l_min, "c_th_bal": self.c_th_bal}
@@ -264,7 +264,7 @@ class Classifier:
 
 def worker_context(choice: ModelChoice, *modules: str) -> BaseContext:
     """Return how worker processes that classify are started, with further modules that they need."""
-    needed = ["broadline.model", "broadline.catalogue", "broadline.archives", "onnxruntime", *modules]
+    needed = ["broadline.named_models", "broadline.catalogue", "broadline.archives", "onnxruntime", *modules]
     return prepare(needed + ["broadline.networks.quasarnet"] * (choice.precision != "fp32"))
 
 

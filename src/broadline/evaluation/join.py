@@ -299,7 +299,7 @@ def _counted(parts: Sequence[_Part], known: Truth) -> Counts:
 
 def _model_of(catalogue: Catalogue) -> Model | None:
     """Return the model that made a catalogue, if it can be found by its name or where it was then."""
-    from broadline.model import list_models, load_model
+    from broadline.named_models import list_models, load_model
 
     wanted = catalogue.meta.get("model_sha256")
     if not wanted:
