@@ -137,7 +137,10 @@ class Experiment:
         folder = self._survey("pool", self.options.pool)
         said = folder / "inspected.parquet"
         if not said.exists():
-            pq.write_table(pq.read_table(folder / "survey" / "truth.parquet", columns=list(INSPECTED)), said)
+            every = pq.read_table(folder / "survey" / "truth.parquet", columns=list(INSPECTED))
+            # What is said of an object's first visit holds for the others too, however they look.
+            _, first = np.unique(every["TARGETID"].to_numpy(), return_index=True)
+            pq.write_table(every.take(np.sort(first)), said)
         prepare([folder / "survey"], said, folder / "set", self.preset.representation)
         return open_verdicts(folder / "set", self.preset)
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def _random_truth(start: int, n: int, rng: np.random.Generator) -> pa.Table:
         "BALNICITY": np.zeros(n, np.float32),
         "OBJECT": number,
         "ANCILLARY": np.zeros(n, np.bool_),
+        "CONTROL": np.zeros(n, np.bool_),
     }
     return pa.table(columns, schema=COLUMNS)
 
@@ -148,7 +149,7 @@ class Rounds:
 def child_fit(preset_name: str, folder: str, data: str, size: int, precision: str, rounds: int) -> None:
     """Train for some rounds on a set on disk, on one batch of it for `size` steps, or on simulations."""
     source: TrainingData
-    preset = PRESETS[preset_name]
+    preset = replace(PRESETS[preset_name], patience=rounds + 2)  # no stopping before all rounds are done
     prepared = PreparedSet(Path(folder), preset)
     first = next(prepared.epoch(0))
     if data == "one batch":
