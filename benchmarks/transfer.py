@@ -315,6 +315,7 @@ def main() -> None:
     options = parser.parse_args()
     options.n = {"lamost": options.lamost, "sdss": options.sdss}
     options.runs, options.figures = options.runs.resolve(), options.figures or options.runs
+    options.figures.mkdir(parents=True, exist_ok=True)
     torch.compiler.set_stance("force_eager")  # compiling takes as long as many of these runs
     text = "\n\n".join(experiment(Archives(options), options))
     text += (
