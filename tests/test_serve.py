@@ -558,7 +558,9 @@ def request_head(length: int) -> bytes:
 def test_a_full_server_says_when_to_come_again(small: httpx2.Client) -> None:
     body = b" " * SMALL.n_json_bytes
     with ExitStack() as stack:
-        for _ in range(4 * 4):  # four of the largest bodies fit in; those of JSON are a quarter
+        # Four of the largest bodies fit in; those of JSON are a quarter. Some may find that a request below
+        # has taken their room, and are refused.
+        for _ in range(4 * 4 + 4):
             stack.enter_context(connected(small, len(body)))
         wait_until(lambda: send(small, body, **{"Content-Type": JSON}).status_code == 503)
         refused = send(small, body, **{"Content-Type": JSON})
