@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -245,13 +246,20 @@ def experiment(pair: Archives, options: argparse.Namespace) -> list[str]:
             }
             for n, by_kind in curves.items()
         }
-        curves_figure(f1, options.figures / "transfer-curves.png")
-        sections.append("### Learning curves\n\n" + curves_table(f1))
+        path = options.figures / "transfer-curves.png"
+        curves_figure(f1, path)
+        link = _link(path, "F1 against the number of labels", options)
+        sections.append(f"### Learning curves\n\n{curves_table(f1)}{link}")
     models = full | {SOURCE: [Run("source", net, 0, i) for i in seeds]}
     if due("real", chain(*models.values()), "real.json"):
         counts = {text: [real(pair, each, options.data) for each in runs] for text, runs in models.items()}
         sections.append("### Real spectra\n\n" + real_table(counts))
     return sections
+
+
+def _link(figure: Path, words: str, options: argparse.Namespace) -> str:
+    """Return the line of the document that shows a figure, if there is a document."""
+    return f"\n\n![{words}]({os.path.relpath(figure, options.output.parent)})" if options.output else ""
 
 
 def _best_coral(pair: Archives, options: argparse.Namespace) -> str:
@@ -271,7 +279,9 @@ def full_text(pair: Archives, full: dict[str, list[Run]], options: argparse.Name
         spread(_each(sources, "own", lambda found: found.precision.value)),
         spread(_each(sources, "own", lambda found: found.recall.value)),
     ]
-    shown = discovered_figure(pair, full[KINDS["transfer"]][0], options.figures / "transfer-discovered.png")
+    path = options.figures / "transfer-discovered.png"
+    shown = discovered_figure(pair, full[KINDS["transfer"]][0], path)
+    shown += _link(path, "Quasars that the pipeline calls stars", options) * shown.endswith("in the figure.")
     return [
         "### Results on the test part\n\n" + full_table(done | {SOURCE: sources}),
         f"The weight of alignment, {full[KINDS[CORAL]][0].kind.removeprefix(CORAL)}, is the best of "

@@ -26,6 +26,7 @@ __all__ = [
     "findings",
     "fit_calibration",
     "implied",
+    "kept_rule",
     "inflated",
 ]
 
@@ -219,6 +220,28 @@ def bal_threshold(found: Findings) -> float:
     missed = np.searchsorted(absorbed, absorbed) / len(absorbed)
     called = 1 - np.searchsorted(others, absorbed) / len(others)
     return float(absorbed[np.argmax(3 * missed >= 2 * called)])
+
+
+def kept_rule(rule: Rule, before: Findings, after: Findings) -> Rule:
+    """Return the rule with which a model decides as generously as another does with its own.
+
+    As many spectra are called quasars, and as large a share of the quasars without broad absorption BAL: where
+    to put a threshold weighs two kinds of mistakes, which is no more to be learnt than to be unlearnt.
+
+    Parameters
+    ----------
+    rule : Rule
+        Of the model before.
+    before, after : Findings
+        Of both models on the same spectra.
+    """
+    best = [np.sort(found.c.max(axis=1))[::-1] for found in (before, after)]
+    n_called = min(int((best[0] > rule.c_th).sum()), len(best[1]) - 1)
+    plain = [found.c_bal[found.right & (found.c_bal > 0) & (found.bal <= 0)] for found in (before, after)]
+    c_th_bal = rule.c_th_bal
+    if min(map(len, plain)) >= _FEWEST:
+        c_th_bal = round(float(np.quantile(plain[1], np.mean(plain[0] <= rule.c_th_bal))), 3)
+    return replace(rule, c_th=round(float(best[1][n_called]), 3), c_th_bal=c_th_bal)
 
 
 def implied(

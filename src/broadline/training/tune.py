@@ -19,7 +19,7 @@ from broadline.networks.architecture import QuasarNETConfig
 from broadline.networks.graph import parameters_of
 from broadline.recipe import Recipe
 from broadline.simulation.inspection import VISUAL_SCATTER
-from broadline.training.calibrate import deflated, findings, implied
+from broadline.training.calibrate import deflated, findings, fit_calibration, kept_rule
 from broadline.training.dataset import PreparedSet
 from broadline.training.fit import Progress, fit
 from broadline.training.manifest import shard_paths
@@ -270,7 +270,8 @@ def _calibrated(
     """Calibrate a candidate on what it has not learnt from.
 
     On held-out verdicts and as many rehearsed spectra, or where there are too few verdicts on rehearsed ones
-    alone: its confidences are others than those that the start's calibration and thresholds are for.
+    alone: its confidences are others than those that the start's calibration and thresholds are for. Its
+    thresholds are those that are the start's on rehearsed spectra.
     """
     recipe = replace(candidate.recipe, calibration=start.recipe.calibration, rule=start.rule)
     if not start.recipe.finders.sigma:
@@ -288,7 +289,9 @@ def _calibrated(
         on = f"{n:,} held-out verdicts and {len(quasar) - n:,} rehearsed spectra"
     if not start.recipe.calibration:
         candidate = deflated(candidate)
-    calibration, rule = implied(findings(candidate, examples), on, VISUAL_SCATTER)
+    calibration = fit_calibration(findings(candidate, examples), on, VISUAL_SCATTER)
+    known = list(rehearsal.calibrating(None))
+    rule = kept_rule(start.rule, findings(start, known), findings(candidate, known))
     note = f"calibrated on {on}: c_th {rule.c_th:g}, of BAL {rule.c_th_bal:g}"
     return _saved(candidate, replace(recipe, calibration=calibration, rule=rule), note, folder)
 
