@@ -305,6 +305,7 @@ from broadline.training.calibrate import (  # noqa: E402
     even_threshold,
     findings,
     fit_calibration,
+    kept_rule,
 )
 from broadline.training.simulated import Examples  # noqa: E402
 
@@ -423,6 +424,23 @@ def test_without_any_known_absorption_its_probability_is_a_half() -> None:
     calibration = fit_calibration(replace(found, bal=np.full(3000, -1, np.int8)), "")
     assert calibration.bal == (0, 0, 0)
     assert calibration.probability("bal", bal_features(np.array([0.1, 0.9]))).tolist() == [0.5, 0.5]
+
+
+def test_a_model_with_kept_thresholds_calls_as_many_as_the_one_before() -> None:
+    before, rule = known(5000), Rule(c_th=0.31, c_th_bal=0.42)
+    # The model after has the same order of confidences, but others.
+    after = replace(before, c=before.c**2, c_bal=np.sqrt(before.c_bal))
+    kept = kept_rule(rule, before, after)
+    assert kept.c_th == pytest.approx(0.31**2, abs=2e-3) and kept.c_th_bal == pytest.approx(
+        0.42**0.5, abs=5e-3
+    )
+    assert kept == replace(rule, c_th=kept.c_th, c_th_bal=kept.c_th_bal)
+    called = [(found.c.max(axis=1) > each.c_th).sum() for found, each in ((before, rule), (after, kept))]
+    assert abs(int(called[1]) - int(called[0])) < 10
+    # Where nobody knows of broad absorption, and where nothing is called, thresholds stay or call nothing.
+    unknown = replace(before, bal=np.ones(5000, np.int8))
+    assert kept_rule(rule, unknown, unknown).c_th_bal == 0.42
+    assert (after.c <= kept_rule(replace(rule, c_th=1.0), before, after).c_th + 5e-4).all()
 
 
 def test_with_too_few_pulls_errors_are_left_as_they_are() -> None:

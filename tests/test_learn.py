@@ -367,16 +367,28 @@ def test_it_is_calibrated_on_held_out_verdicts_too_if_there_are_enough_of_them(
 
     few = recipe("few")
     on = "360 rehearsed spectra, as 90 held-out verdicts are too few"
-    assert few.calibration and few.calibration.fitted_on == on and len(seen) == 360
-    assert few.card["calibrated_on"] == f"calibrated on {on}: c_th {few.rule.c_th:g}, of BAL 0.4"
+    assert few.calibration and few.calibration.fitted_on == on
+    assert len(seen) == 3 * 360 and seen[:360] == seen[360:720] == seen[720:]  # then both, for thresholds
+    assert (
+        few.card["calibrated_on"]
+        == f"calibrated on {on}: c_th {few.rule.c_th:g}, of BAL {few.rule.c_th_bal:g}"
+    )
     monkeypatch.setattr(tune, "ENOUGH", 90)
     monkeypatch.setattr(tune, "ENOUGH_OF_A_KIND", 30)
     enough = recipe("enough")
     on = "90 held-out verdicts and 90 rehearsed spectra"
-    assert enough.calibration and enough.calibration.fitted_on == on and len(seen) == 90 + 90
+    assert enough.calibration and enough.calibration.fitted_on == on and len(seen) == 90 + 90 + 2 * 360
     whole = tune.open_verdicts(tmp_path / "enough" / "set", PRESET)
     assert seen[:90] == tune.divided(whole).stopping.tolist()
     assert enough.calibration.qso != few.calibration.qso != start.calibration.qso
+    known = PreparedSet(world.set, PRESET)
+    split = read_splits(world.split, known.columns["OBJECT"])[0]
+    rehearsed = list(rehearsal.FromSet(known, split).calibrating())
+    called = [
+        real(model, rehearsed).c.max(axis=1) > model.rule.c_th
+        for model in (world.model(), load_model(tmp_path / "enough" / "candidate.onnx"))
+    ]
+    assert abs(int(called[1].sum()) - int(called[0].sum())) <= 3  # thresholds have three digits
     monkeypatch.setattr(tune, "ENOUGH", 1000)
     none = recipe("none")
     assert (none.calibration, none.rule) == (start.calibration, start.rule)

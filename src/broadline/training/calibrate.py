@@ -26,8 +26,8 @@ __all__ = [
     "findings",
     "fit_calibration",
     "implied",
-    "kept_rule",
     "inflated",
+    "kept_rule",
 ]
 
 _RIDGE = 1e-3  # keeps coefficients of features that never vary at 0
@@ -225,8 +225,8 @@ def bal_threshold(found: Findings) -> float:
 def kept_rule(rule: Rule, before: Findings, after: Findings) -> Rule:
     """Return the rule with which a model decides as generously as another does with its own.
 
-    As many spectra are called quasars, and as large a share of the quasars without broad absorption BAL: where
-    to put a threshold weighs two kinds of mistakes, which is no more to be learnt than to be unlearnt.
+    As many spectra are called quasars, and as large a share of the quasars without broad absorption BAL:
+    where to put a threshold weighs two kinds of mistakes, which nobody asked to be weighed anew.
 
     Parameters
     ----------
