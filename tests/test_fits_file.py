@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,14 @@ def test_a_table_that_is_cut_short_fails_as_it_does_with_astropy(tmp_path: Path)
     path.write_bytes(path.read_bytes()[: 100 - 2880])
     with fits.open(path, memmap=False) as hdus, pytest.raises((TypeError, OSError, ValueError)):
         columns_of(hdus[1], WANTED)
+
+
+@pytest.mark.parametrize("name", ["plain.fits", "packed.fits.gz"])
+def test_a_damaged_character_costs_no_row(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "whole.fits")
+    damaged = path.read_bytes().replace(b"GALAX", b"GAL\xffX")
+    (tmp_path / name).write_bytes(gzip.compress(damaged) if name.endswith("gz") else damaged)
+    with fits.open(tmp_path / name, memmap=False) as hdus:
+        found = columns_of(hdus[1], WANTED)
+    assert found["OBJTYPE"].tolist() == ["TGT", "SKY", "", "GAL\ufffdX", "sky", "TGT", "TGT"]
+    assert found["TARGETID"].tolist() == COLUMNS["targetid"][1].tolist()

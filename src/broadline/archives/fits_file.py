@@ -94,8 +94,11 @@ def columns_of(hdu: Any, wanted: frozenset[str]) -> dict[str, NDArray[Any]]:
         rows = hdu.data
     names = [name for name in rows.dtype.names or () if name.upper() in wanted]
     columns = {name.upper(): np.asarray(rows[name]) for name in names}
-    text = {name: column.astype(str) for name, column in columns.items() if column.dtype.kind in "SU"}
-    return columns | {name: np.strings.strip(column) for name, column in text.items()}
+    for name, column in columns.items():
+        # A damaged character must not cost a table its rows.
+        text = np.strings.decode(column, "ascii", "replace") if column.dtype.kind == "S" else column
+        columns[name] = np.strings.strip(text) if text.dtype.kind == "U" else text
+    return columns
 
 
 def _as_they_lie(hdu: Any, wanted: frozenset[str]) -> NDArray[Any] | None:
