@@ -11,7 +11,7 @@ eight tenths of the survey to choose from, other divisions of the verdicts and a
 is scored on another part of the survey, where the inspector could be sure, by what is true.
 
 What is in FOLDER is not done again, and what was stopped goes on. By the cost of its parts a full run takes
-some 3,600 seconds of processor time at float32, most of an hour on two cores; the text says what it took.
+some 3,600 seconds of processor time at float32, most of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -188,7 +187,6 @@ class Experiment:
         folder = self.options.runs / "learnt" / what.name
         done = folder / "scores.json"
         if not done.exists():
-            begun = time.monotonic()
             firm = np.intersect1d(self.chosen(what), self.pool.rows)
             verdicts = self.pool.subset(firm)
             found: dict[str, Any] = {"firm": len(firm)}
@@ -206,7 +204,7 @@ class Experiment:
             else:
                 found |= self.scores(self.start) | {"worse": []}  # nothing can be learnt from one class
             done.parent.mkdir(parents=True, exist_ok=True)
-            done.write_text(json.dumps(found | {"seconds": time.monotonic() - begun}))
+            done.write_text(json.dumps(found))
         scores: dict[str, Any] = json.loads(done.read_text())
         say(f"{what.name}: {scores}")
         return scores
@@ -298,12 +296,10 @@ def experiment(options: argparse.Namespace) -> str:
     results[n_all, "all"] = [it.run(Run("random", 0, seed)) for seed in seeds]
     options.figures.mkdir(parents=True, exist_ok=True)
     figure(start, results, options.figures / "learn.png")
-    hours = sum(run["seconds"] for runs in results.values() for run in runs) / 3600
     text = (
         f"{results_table(start, results)}\n\nMean ± standard deviation over {options.seeds} seeds, on "
         f"{len(it.test):,} spectra that nothing was learnt from, where the inspector could be sure. Let go: "
-        f"runs that the gate found worse nowhere. Networks of {options.filters} filters; learning and "
-        f"scoring took {hours:.2f} hours. Simulated."
+        f"runs that the gate found worse nowhere. Networks of {options.filters} filters. Simulated."
     )
     if math.isfinite(reached := _as_good(start, results)):
         text += f" Ranked verdicts reach the mean of both scores that all verdicts reach at {reached:,.0f}."
