@@ -16,6 +16,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from broadline.training.presets import PRESETS
 from broadline.truth import QSO
 from markers import write_between
 from real_sky import NOTHING, table
-from transfer_runs import CORAL, Archives, Run, real, run
+from transfer_runs import CORAL, Archives, Beside, Run, real, run
 
 PARTS = ("data", "selection", "full", "curves", "real")
 NETS = ("mlp", "vgg-a", "vgg-b", "vgg-d", "vgg-e")
@@ -221,13 +222,15 @@ def experiment(pair: Archives, options: argparse.Namespace) -> list[str]:
     nets = {
         net: [Run("scratch", net, 0, i) for i in seeds[: options.selection_seeds]] for net in options.nets
     }
-    kinds = {CORAL: _best_coral(pair, options)}
-    full = {text: [Run(kinds.get(kind, kind), net, 0, i) for i in seeds] for kind, text in KINDS.items()}
-    if not options.per_step:
-        del full[KINDS["per-step"]]
     n_all = len(pair.split(pair.target).training)
     sizes = [*(n for n in options.labels if n < n_all), 0]
     curves = {n: {kind: [Run(kind, net, n, i) for i in seeds] for kind in CURVES} for n in sizes}
+    full = {text: [Run(kind, net, 0, i) for i in seeds] for kind, text in KINDS.items()}
+    if not options.per_step:
+        del full[KINDS["per-step"]]
+    if options.workers > 1:
+        train_beside(pair, options, nets, full, curves)
+    full[KINDS[CORAL]] = _coral_runs(pair, options)
 
     def due(part: str, runs: Iterable[Run], file: str = "scores.json") -> bool:
         return part in options.only or all((pair.folder(each) / file).exists() for each in runs)
@@ -238,14 +241,15 @@ def experiment(pair: Archives, options: argparse.Namespace) -> list[str]:
         sections.append("### Which net\n\n" + selection_table(done))
     if due("full", chain(*full.values())):
         sections += full_text(pair, full, options)
-    if due("curves", chain(*(runs for by_kind in curves.values() for runs in by_kind.values()))):
-        f1 = {
-            n or n_all: {
-                kind: _each([run(pair, each) for each in runs], "test", lambda found: found.f1)
-                for kind, runs in by_kind.items()
-            }
-            for n, by_kind in curves.items()
+    f1 = {
+        n or n_all: {
+            kind: _each([run(pair, each) for each in runs], "test", lambda found: found.f1)
+            for kind, runs in by_kind.items()
         }
+        for n, by_kind in curves.items()
+        if due("curves", chain(*by_kind.values()))
+    }
+    if len(f1) > 1:
         path = options.figures / "transfer-curves.png"
         curves_figure(f1, path)
         link = _link(path, "F1 against the number of labels", options)
@@ -262,12 +266,43 @@ def _link(figure: Path, words: str, options: argparse.Namespace) -> str:
     return f"\n\n![{words}]({os.path.relpath(figure, options.output.parent)})" if options.output else ""
 
 
-def _best_coral(pair: Archives, options: argparse.Namespace) -> str:
+def train_beside(
+    pair: Archives,
+    options: argparse.Namespace,
+    nets: dict[str, list[Run]],
+    full: dict[str, list[Run]],
+    curves: dict[int, dict[str, list[Run]]],
+) -> None:
+    """Train what is wanted, several at a time: what others wait for first, learning curves last."""
+    parts = options.only
+    with Beside(pair, options.workers) as beside:
+        sources = [Run("source", options.net, 0, i) for i in range(options.seeds)]
+        awaited = beside.start(sources if {"full", "curves"} & set(parts) else [])
+        if "full" in parts:
+            awaited += beside.start(_coral_trials(options))
+            beside.start(full[KINDS["scratch"]] + full[KINDS["pooled"]])
+        if "selection" in parts:
+            beside.start(chain(*nets.values()))
+        for each in awaited:
+            each.result()
+        if "full" in parts:
+            full[KINDS[CORAL]] = _coral_runs(pair, options)
+            beside.start(chain(*full.values()))
+        if "curves" in parts:
+            beside.start(chain(*(runs for by_kind in curves.values() for runs in by_kind.values())))
+
+
+def _coral_trials(options: argparse.Namespace) -> list[Run]:
+    return [Run(f"{CORAL}{weight:g}", options.net, 0, 0) for weight in options.coral]
+
+
+def _coral_runs(pair: Archives, options: argparse.Namespace) -> list[Run]:
     """Return the runs with alignment whose weight has the best F1 on the target's validation set."""
-    trials = [Run(f"{CORAL}{weight:g}", options.net, 0, 0) for weight in options.coral]
+    trials = _coral_trials(options)
+    best = trials[0]
     if "full" in options.only or all((pair.folder(each) / "scores.json").exists() for each in trials):
-        return max(trials, key=lambda each: float(run(pair, each)["validation"]["f1"])).kind
-    return trials[0].kind
+        best = max(trials, key=lambda each: float(run(pair, each)["validation"]["f1"]))
+    return [replace(best, seed=i) for i in range(options.seeds)]
 
 
 def full_text(pair: Archives, full: dict[str, list[Run]], options: argparse.Namespace) -> list[str]:
@@ -320,6 +355,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--selection-seeds", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--figures", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()

@@ -6,22 +6,30 @@ import argparse
 import hashlib
 import json
 import math
+import multiprocessing
+import os
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from astropy.table import Table
 from numpy.typing import NDArray
 
 from broadline.evaluation.candidates import Confusion
 from broadline.flags import UNCLASSIFIED
+from broadline.inputs import expand, read_group
 from broadline.model import Model
 from broadline.named_models import load_model
-from broadline.pipeline import ModelChoice, classify
+from broadline.networks.convnet import ConvNet
+from broadline.networks.graph import parameters_of
+from broadline.pipeline import plan
 from broadline.progress import say
 from broadline.simulation.recipe import RECIPES
 from broadline.simulation.survey import Request, simulate
@@ -40,6 +48,7 @@ Mask = NDArray[np.bool_]
 CORAL = "coral"  # begins the kinds of runs with alignment; its weight ends them
 FROM_SOURCE = ("transfer", "per-step")
 CHECK_EVERY = 20  # steps, where F1 is checked within epochs
+REAL = ("sdss", "boss", "eboss", "lamost")
 SPLIT_SEED, SURVEY_SEEDS = 7, {"lamost": 1, "sdss": 2}
 
 
@@ -165,6 +174,58 @@ def run(pair: Archives, what: Run) -> dict[str, Any]:
     return scores
 
 
+class Beside:
+    """Trainings beside each other, each in a worker process; on one GPU, or on many cores.
+
+    Parameters
+    ----------
+    pair : Archives
+    workers : int
+    """
+
+    def __init__(self, pair: Archives, workers: int) -> None:
+        self.workers, self._started = workers, dict[Run, Future[None]]()
+        pair.source, pair.target  # noqa: B018 (made before workers look for them)
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, context, _begin, (pair.options, workers))
+
+    def start(self, runs: Iterable[Run]) -> list[Future[None]]:
+        """Queue trainings that are not yet; a source model is to be done before what begins from it."""
+        runs = list(runs)
+        for each in runs:
+            if each not in self._started:
+                self._started[each] = self._pool.submit(_run, each)
+        return [self._started[each] for each in runs]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Wait for all; the first that failed is told, and ends those that have not begun."""
+        try:
+            if kind is None:
+                for each in as_completed(self._started.values()):
+                    each.result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+
+_pair: Archives
+
+
+def _begin(options: argparse.Namespace, workers: int) -> None:
+    global _pair
+    _pair = Archives(options)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    torch.compiler.set_stance("force_eager")  # compiling takes as long as many of these runs
+
+
+def _run(what: Run) -> None:
+    run(_pair, what)
+    if "real" in _pair.options.only and not what.n:
+        real(_pair, what, _pair.options.data)
+
+
 def _source_of(what: Run) -> Run:
     return replace(what, kind="source", n=0)
 
@@ -246,8 +307,13 @@ def _fit(
 
 
 def probabilities(model: Model, part: PreparedSet) -> NDArray[np.float32]:
-    """Return what a model says of each spectrum of a set."""
-    return np.concatenate([model.probability(batch.x.numpy()) for batch in part.ordered()])
+    """Return what a model says of each spectrum of a set, on a GPU where there is one."""
+    batches = (batch.x for batch in part.ordered())
+    if not torch.cuda.is_available():
+        return np.concatenate([model.probability(x.numpy()) for x in batches])
+    network = ConvNet.from_parameters(model.recipe.network, parameters_of(model.content)).cuda().eval()
+    with torch.no_grad():
+        return np.concatenate([network(x.cuda()).probability.cpu().numpy() for x in batches])
 
 
 def confusion(called: Mask, listed: Mask) -> dict[str, int]:
@@ -280,23 +346,46 @@ def score(pair: Archives, what: Run, model: Model, folder: Path) -> dict[str, An
     return scores
 
 
+class RealSpectra(NamedTuple):
+    """Real spectra with labels, represented: arrays of a row each."""
+
+    values: NDArray[np.float32]
+    flags: NDArray[np.uint32]
+    source: NDArray[np.str_]
+    row: NDArray[np.int64]
+
+
+def read_real(pair: Archives, data: Path) -> RealSpectra:
+    """Return the real spectra of all archives; they are read once, and kept."""
+    path = pair.options.runs / "real.npz"
+    if not path.exists():
+        representation = PRESETS[pair.options.net].representation
+        parts = []
+        for unit in plan(expand([data / "real"])):
+            for spectra in read_group(unit.archive, unit.paths, 256, unit.faults):
+                seen, ids = representation(spectra), spectra.ids
+                source = [Path(name).relative_to(data).as_posix() for name in ids["SOURCE"]]
+                parts.append((seen.values, seen.flags, source, ids["ROW"]))
+        whole = RealSpectra(*map(np.concatenate, zip(*parts, strict=True)))
+        aside = path.with_name(f".{os.getpid()}.npz")
+        np.savez(aside, **whole._asdict())
+        aside.replace(path)
+    with np.load(path) as file:
+        return RealSpectra(*(file[name] for name in RealSpectra._fields))
+
+
 def real(pair: Archives, what: Run, data: Path) -> dict[str, dict[str, int]]:
     """Return the confusion on real spectra of each archive, and how many were not classified."""
     folder = pair.folder(what)
     done = folder / "real.json"
     if not done.exists():
-        catalogue = folder / "real.parquet"
-        classify([data / "real"], catalogue, ModelChoice(str(folder / "model.onnx")))
-        found = pq.read_table(catalogue, columns=["SOURCE", "ROW", "IS_QSO", "FLAGS"]).to_pydict()
-        keys = [
-            (Path(source).relative_to(data).as_posix(), 0 if row is None else row)
-            for source, row in zip(found["SOURCE"], found["ROW"], strict=True)
-        ]
-        labels = read_labels(data, keys)
-        seen = (np.array(found["FLAGS"]) & UNCLASSIFIED) == 0
-        called = np.array([bool(x) for x in found["IS_QSO"]])
+        spectra = read_real(pair, data)
+        labels = read_labels(data, list(zip(spectra.source.tolist(), spectra.row.tolist(), strict=True)))
+        seen = (spectra.flags & UNCLASSIFIED) == 0
+        model = load_model(folder / "model.onnx")
+        called = model.probability(spectra.values) > model.rule.c_th
         counts = {}
-        for archive in ("sdss", "boss", "eboss", "lamost"):
+        for archive in REAL:
             known = (
                 labels.scored & (labels.survey == archive) & np.isin(labels.kind, ("QSO", "STAR", "GALAXY"))
             )

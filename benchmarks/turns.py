@@ -56,7 +56,8 @@ def write_random_set(folder: Path, n: int, preset: Preset) -> Path:
         size = min(_SHARD, n - start)
         shard: dict[str, Any] = {"name": f"{number:06d}-000", "n": size, "sha256": []}
         paths = shard_paths(folder, shard)
-        np.save(paths[0], rng.standard_normal((size, preset.network.n_pixels), np.float32).astype(np.float16))
+        values = rng.standard_normal((size, *preset.network.input_shape), np.float32)
+        np.save(paths[0], values.astype(np.float16))
         pq.write_table(_random_truth(start, size, rng), paths[1])
         shard["sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         shards.append(shard)

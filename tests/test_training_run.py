@@ -27,6 +27,7 @@ from broadline.networks.graph import parameters_of  # noqa: E402
 from broadline.progress import ProgressBar  # noqa: E402
 from broadline.training import dataset, logs, presets, resident, run, step, task  # noqa: E402
 from broadline.training import fit as fitting  # noqa: E402
+from broadline.training.align import Cycled, Pair  # noqa: E402
 from broadline.training.dataset import PreparedSet  # noqa: E402
 from broadline.training.fit import Progress, fit  # noqa: E402
 from broadline.training.objective import targets  # noqa: E402
@@ -463,11 +464,24 @@ def test_a_set_is_moved_to_the_device_if_there_is_room(
 ) -> None:
     data, device = PreparedSet(prepared, TINY), torch.device("cpu")
     needed = len(data) * (2 * 443 + 16 * len(QUASARNET_LINES))
-    monkeypatch.setattr(resident, "free_memory", lambda _: int(2.6 * needed))
+    monkeypatch.setattr(resident, "free_memory", lambda _: int(1.5 * needed))
     assert isinstance(resident.resident(data, device), resident.Resident)
-    monkeypatch.setattr(resident, "free_memory", lambda _: int(2.4 * needed))
+    monkeypatch.setattr(resident, "free_memory", lambda _: int(1.4 * needed))
     assert resident.resident(data, device) is data
     assert resident.resident(sample[0], device) is sample[0]
+
+
+def test_both_archives_are_moved_to_the_device(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "free_memory", lambda _: 1 << 30)
+    data = PreparedSet(prepared, TINY)
+    parts = data.subset(data.rows[::2]), data.subset(data.rows[1::2])
+    for both in (Pair(*parts, BATCH, 3), Cycled(parts[0], BATCH, N_BATCHES)):
+        moved = resident.resident(both, torch.device("cpu"))
+        held = (moved.source.data, moved.target.data) if isinstance(moved, Pair) else (moved.data,)
+        assert all(isinstance(part, resident.Resident) for part in held)
+        assert len(moved) == len(both)
+        for one, other in zip(both.epoch(1), moved.epoch(1), strict=True):
+            assert same(one, other)
 
 
 @pytest.mark.parametrize("preset", [replace(TINY, loss="batch"), replace(TINY_OURS, epochs=2)])

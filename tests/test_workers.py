@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,30 @@ def make(how: str = "") -> Callable[[Any], Any]:
     if how == "raise":
         raise OSError(2, "No such file or directory", "model")
     return act
+
+
+class Meeting:
+    """An argument that is there once as many processes have begun to read it."""
+
+    def __init__(self, folder: Path, n: int) -> None:
+        self.how = folder, n
+
+    def __reduce__(self) -> Any:
+        return meet, self.how
+
+
+def meet(folder: Path, n: int) -> str:
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < n:
+        if time.monotonic() > end:
+            raise TimeoutError("the others never came")
+        time.sleep(0.01)
+    return ""
+
+
+def make_with_much(how: str, much: bytes) -> Callable[[Any], Any]:
+    return make(how)
 
 
 def results(items: list[Any], n: int = 2, limit: float | None = None) -> dict[Any, Outcome[Any, Any]]:
@@ -113,6 +138,14 @@ def test_workers_that_never_begin_are_not_started_for_ever() -> None:
     ):
         while True:
             pool.outcomes(1.0)
+
+
+def test_a_worker_that_is_slow_to_hear_what_it_is_given_keeps_no_other_from_starting(tmp_path: Path) -> None:
+    arguments = (Meeting(tmp_path, 3), bytes(1 << 20))  # more than a pipe holds
+    with Pool[Any, Any](prepare([]), make_with_much, arguments, 3) as pool:
+        while not pool.has_room():
+            assert pool.outcomes(60) == []
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_no_worker_outlives_its_pool() -> None:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, reduction
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -149,7 +149,7 @@ class Pool(Generic[Item, Result]):
         n: int,
         limit: float | None = None,
     ) -> None:
-        self._how = (context, make, arguments)
+        self._how = (context, make, bytes(reduction.ForkingPickler.dumps(arguments)))
         self._limit = limit
         self._lanes: list[_Lane[Item, Result]] = []
         self._n = n
@@ -239,16 +239,22 @@ class _Lane(Generic[Item, Result]):
         self,
         context: BaseContext,
         make: Callable[..., Callable[[Item], Result]],
-        arguments: tuple[Any, ...],
+        arguments: bytes,
     ) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)  # type: ignore[attr-defined]
+        self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)  # type: ignore[attr-defined]
         with deaf_children():
             self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
+        # More than a pipe holds waits until the worker has imported what it needs: others start meanwhile.
+        threading.Thread(target=self._tell, args=(arguments,), daemon=True).start()
         self.began = False
         self.item: Item | None = None
         self.since = 0.0
+
+    def _tell(self, arguments: bytes) -> None:
+        with suppress(OSError):  # it has died: `Pool.outcomes` will see that
+            self.pipe.send_bytes(arguments)
 
     @property
     def busy(self) -> bool:
@@ -313,14 +319,12 @@ def keep_memory() -> None:
             mallopt(*option)
 
 
-def _serve(
-    pipe: connection.Connection, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
-) -> None:
-    """Be a worker: say that all is ready, then answer items until the pipe ends."""
+def _serve(pipe: connection.Connection, make: Callable[..., Callable[[Any], Any]]) -> None:
+    """Be a worker: hear what `make` is given, say that all is ready, answer items until the pipe ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     try:
-        function = make(*arguments)
+        function = make(*pipe.recv())
     except Exception as error:
         pipe.send((None, _portable(error), 0.0))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -108,6 +108,10 @@ class Cycled:
         self.data, self.batch, self.n_batches = data, batch, n_batches
         self._passes = -(-n_batches // (len(data) // batch))
 
+    def moved(self, move: Callable[[TrainingData], TrainingData]) -> Cycled:
+        """Return this with what `move` makes of its data, such as the same on a GPU."""
+        return Cycled(move(self.data), self.batch, self.n_batches)
+
     def __len__(self) -> int:
         return self.n_batches * self.batch
 
@@ -154,6 +158,10 @@ class Pair:
         self._n_batches = n_batches or 2 * each
         self.batch = batch
         self.source, self.target = Cycled(source, batch, each), Cycled(target, batch, each)
+
+    def moved(self, move: Callable[[TrainingData], TrainingData]) -> Pair:
+        """Return this with what `move` makes of both archives, such as the same on a GPU."""
+        return Pair(move(self.source.data), move(self.target.data), self.batch, self._n_batches)
 
     def __len__(self) -> int:
         return self._n_batches * self.batch

@@ -156,7 +156,7 @@ class PreparedSet:
     def _batches(self, number: int) -> Iterator[Examples]:
         for window in self._windows(number):
             rows = np.sort(window, axis=None)
-            values = self._read(rows)
+            values = self.values(rows)
             for ids in window:
                 yield self._examples(ids, values[np.searchsorted(rows, ids)])
             del values  # or the next window would be read beside it
@@ -193,7 +193,7 @@ class PreparedSet:
         batch = self.preset.batch
         for start in range(first * batch, len(self), every * batch):
             rows = self.rows[start : start + batch]
-            yield self._examples(rows, self._read(rows))
+            yield self._examples(rows, self.values(rows))
 
     def counts(self) -> Counts:
         """Return the sums over the sample that normalise equation 1 as printed."""
@@ -209,8 +209,8 @@ class PreparedSet:
             positives, negatives = positives + part.positives, negatives + part.negatives
         return Counts(positives, negatives, len(self))
 
-    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Return the values in some rows, which rise. Files are mapped only while being read."""
+    def values(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Return the values in some rows of the whole set, which rise. Files are mapped while being read."""
         values = np.empty((len(rows), *self._shape), dtype=np.float16)
         shard = np.searchsorted(self._first, rows, side="right") - 1
         cuts = np.flatnonzero(np.diff(shard)) + 1
@@ -229,9 +229,15 @@ class PreparedSet:
 
         from broadline.training.simulated import Examples
 
-        quasar, z, firm, bal = self._truth(rows)
         x = torch.from_numpy(values.astype(np.float32))  # torch would start threads for it
-        return Examples(x, self._targets(rows), np.where(quasar, z, np.nan), firm, bal, rows)
+        return Examples(x, *self.taught(rows), rows)
+
+    def taught(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[Targets, NDArray[np.float64], NDArray[np.float64], NDArray[np.int8]]:
+        """Return what `Examples` hold of some rows of the whole set, but their input and ids."""
+        quasar, z, firm, bal = self._truth(rows)
+        return self._targets(rows), np.where(quasar, z, np.nan), firm, bal
 
     def _truth(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         """Return which spectra are quasars, z, how firm the labels are, and BAL labels."""

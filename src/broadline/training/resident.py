@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from broadline.lines import QUASARNET_LINES
+from broadline.training.align import Cycled, Pair
 from broadline.training.dataset import PreparedSet
 from broadline.training.objective import Targets
 from broadline.training.simulated import Examples
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Resident", "free_memory", "resident"]
 
-_SHARE = 0.4  # of free memory: while the set is put together it is there twice
+_SHARE = 0.7  # of free memory: networks and their batches need the rest
+_AT_ONCE = 16_384  # spectra that are read and copied as one
 
 
 class Resident:
@@ -33,11 +35,16 @@ class Resident:
 
     def __init__(self, data: PreparedSet, device: torch.device) -> None:
         self.data, self.device = data, device
-        parts = [_moved(batch, device) for batch in data.ordered()]
-        x, y, z, firm, bal, _ = zip(*parts, strict=True)
-        self.x = torch.cat(x)
-        self.targets = Targets(*(torch.cat(column) for column in zip(*y, strict=True)))
-        self.z, self.firm, self.bal = (np.concatenate(column) for column in (z, firm, bal))
+        shape = data.preset.network.input_shape
+        self.x = torch.empty((len(data), *shape), dtype=torch.float16, device=device)
+        parts = []
+        for start in range(0, len(data), _AT_ONCE):
+            rows = data.rows[start : start + _AT_ONCE]
+            self.x[start : start + len(rows)] = torch.from_numpy(data.values(rows))
+            parts.append(data.taught(rows))
+        y, *known = zip(*parts, strict=True)
+        self.targets = Targets(*(torch.cat(column).to(device) for column in zip(*y, strict=True)))
+        self.z, self.firm, self.bal = map(np.concatenate, known)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -55,15 +62,10 @@ class Resident:
             yield Examples(self.x[there].float(), y, self.z[here], self.firm[here], self.bal[here], ids)
 
 
-def _moved(batch: Examples, device: torch.device) -> Examples:
-    """Return a batch on the device, as float16, which is what the set holds."""
-    return batch._replace(
-        x=batch.x.half().to(device), targets=Targets(*(part.to(device) for part in batch.targets))
-    )
-
-
 def resident(data: TrainingData, device: torch.device) -> TrainingData:
-    """Return a prepared set as `Resident` if the device has room for it; other data as they are."""
+    """Return prepared sets as `Resident` as far as the device has room for them; other data as they are."""
+    if isinstance(data, Cycled | Pair):
+        return data.moved(lambda part: resident(part, device))
     if isinstance(data, PreparedSet):
         # A float16 a pixel; box, offset and weight of each line.
         shape = data.preset.network.input_shape
