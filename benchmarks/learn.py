@@ -71,7 +71,7 @@ ORDERS = ("ranked", "random")
 VERDICTS = (30, 100, 300, 1000, 3000, 5600)
 CHOICE = 0.8  # of the survey, a seed
 SEEDS = {"start": 11_000_001, "pool": 21, "test": 22}
-INSPECTED = ("CLASS_PERSON", "Z_CONF_PERSON", "Z_VI", "BAL_FLAG_VI", "BI_CIV", "THING_ID", "TARGETID")
+INSPECTED = ("CLASS_PERSON", "Z_CONF_PERSON", "Z_VI", "BAL_FLAG_VI", "THING_ID", "TARGETID")
 
 
 def preset_of(options: argparse.Namespace) -> Preset:

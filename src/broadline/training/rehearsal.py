@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -228,20 +229,25 @@ def in_batches(part: PreparedSet, batch: int) -> PreparedSet:
 
 
 class Mixed:
-    """New spectra among rehearsed ones: half of each batch, or all there are if they are less than that.
+    """New spectra among rehearsed ones: an epoch goes through them twice, if they fit into a quarter of it.
+
+    Many times an epoch, few of them would be learnt by heart; and of batches that are half new, tasks that
+    the new ones teach nothing of have half their weight. Either way what was known is forgotten.
 
     Parameters
     ----------
     new : PreparedSet
     rehearsal : Rehearsal
     batch : int
+        A quarter of it is new at most.
     n_batches : int
         Of an epoch at least; it goes through the new spectra once if that takes more.
     """
 
     def __init__(self, new: PreparedSet, rehearsal: Rehearsal, batch: int, n_batches: int) -> None:
-        n_new = min(batch // 2, len(new))
-        self.batch, self.n_batches = batch, max(n_batches, len(new) // n_new)
+        most = batch // 4
+        self.batch, self.n_batches = batch, max(n_batches, len(new) // most)
+        n_new = min(most, math.ceil(2 * len(new) / self.n_batches), len(new))
         self.new = Cycled(in_batches(new, n_new), n_new, self.n_batches)
         kept = batch - n_new
         self.kept = Cycled(rehearsal.data(kept), kept, self.n_batches)

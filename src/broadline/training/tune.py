@@ -130,11 +130,10 @@ def tuning_preset(start: Model, name: str | None = None, epochs: int = EPOCHS) -
 def open_verdicts(folder: Path, preset: Preset) -> PreparedSet:
     """Return a set of verdicts: of a set that `prepare` wrote, the firm ones.
 
-    An inspector's tag of broad absorption stands where no balnicity was measured, and so does its lack.
+    A tag of broad absorption given at the screen teaches nothing, nor does its lack, until a balnicity agrees
+    (`objective.bal_labels`): the page begins with the catalogue's own, which is accepted with the redshift.
     """
     whole = PreparedSet(folder, preset)
-    flag, index = whole.columns["BAL_FLAG"], whole.columns["BALNICITY"]
-    whole.columns["BALNICITY"] = np.where(np.isnan(index) & (flag >= 0), flag, index)
     return whole.subset(np.flatnonzero(whole.columns["CONFIDENCE"] == FIRM))
 
 
