@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from broadline.progress import say
 from broadline.training import dataset, resident
 from broadline.training.dataset import PreparedSet
 from broadline.training.fit import Progress, ReadAgain, fit
@@ -113,24 +114,21 @@ def told(rates: list[float], clock: Clock | None = None) -> str:
     return text + (f"; first steps after {clock.first:.0f} s" if clock else "")
 
 
-def preset_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
+def preset_rows(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """Time the presets on sets that lie on the GPU."""
-    rows = []
     for name in options.presets:
         for batch in BATCHES[name]:
-            preset = replace(
-                PRESETS[name], batch=batch, loss="batch" if name == "paper-code" else PRESETS[name].loss
-            )
+            loss = "batch" if PRESETS[name].loss == "sample" else PRESETS[name].loss
+            preset = replace(PRESETS[name], batch=batch, loss=loss)
             data = repeated_set(folder / name, options.steps * batch, preset)
             clock = timed(preset, data, 2)
             peak = torch.cuda.max_memory_allocated() / 1e9
-            rows.append((f"{name}, batches of {batch}, compiled", told(clock.rates(batch), clock), ""))
+            yield (f"{name}, batches of {batch}, compiled", told(clock.rates(batch), clock), "")
+            yield ("... memory of the GPU, set included", f"{peak:.1f} GB", "")
             if batch == 256:
                 slow = eagerly(lambda preset=preset, data=data: timed(preset, data, 2))
-                rows.append((f"{name}, batches of {batch}, not compiled", told(slow.rates(batch), slow), ""))
-            rows.append(("... memory of the GPU, set included", f"{peak:.1f} GB", ""))
+                yield (f"{name}, batches of {batch}, not compiled", told(slow.rates(batch), slow), "")
             torch.compiler.reset()
-    return rows
 
 
 def naive_row(steps: int) -> Row:
@@ -153,7 +151,7 @@ def naive_row(steps: int) -> Row:
     return ("vgg-a of Conv1d, float32, one batch", told(rates[1:]), "")
 
 
-def epoch_rows(folder: Path, n: int) -> list[Row]:
+def epoch_rows(folder: Path, n: int) -> Iterator[Row]:
     """Time all of an epoch of vgg-a on a set of the publication's size."""
     preset = PRESETS["vgg-a"]
     data = repeated_set(folder / "vgg-a", n, preset)
@@ -167,12 +165,10 @@ def epoch_rows(folder: Path, n: int) -> list[Row]:
     peak = torch.cuda.max_memory_allocated() / 1e9
     named = f"vgg-a, {len(data):,} spectra: an epoch, the copy to the GPU and compiling included"
     said = f"{last - clock.start:.0f} s, of these {clock.first:.0f} s until the first 64 steps are done"
-    return [
-        (named, said, ""),
-        ("... within it", told(clock.rates(preset.batch)), ""),
-        (f"... validation on {len(held_out):,}, and the files", f"{end - last:.1f} s", ""),
-        ("... memory of the GPU, set included", f"{peak:.1f} GB", ""),
-    ]
+    yield (named, said, "")
+    yield ("... within it", told(clock.rates(preset.batch)), "")
+    yield (f"... validation on {len(held_out):,}, and the files", f"{end - last:.1f} s", "")
+    yield ("... memory of the GPU, set included", f"{peak:.1f} GB", "")
 
 
 def disk_row(folder: Path, options: argparse.Namespace) -> Row:
@@ -185,6 +181,16 @@ def disk_row(folder: Path, options: argparse.Namespace) -> Row:
     return ("vgg-a, batches of 256, read from disk", told(clock.rates(preset.batch)), "")
 
 
+def measured(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """Measure; yield what is done."""
+    yield naive_row(100)
+    yield from preset_rows(folder, options)
+    yield disk_row(folder, options)
+    if options.rows:
+        dataset._verify = lambda path, digest: None  # the same file a thousand times
+        yield from epoch_rows(folder, options.rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=8_800_000, help="spectra of the large set; 0 for none")
@@ -194,12 +200,11 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("there is no GPU that torch can use here")
+    rows = []
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        rows = [naive_row(100), *preset_rows(folder, options), disk_row(folder, options)]
-        if options.rows:
-            dataset._verify = lambda path, digest: None  # the same file a thousand times
-            rows += epoch_rows(folder, options.rows)
+        for row in measured(Path(place), options):
+            say(" | ".join(row))  # lent machines are taken back
+            rows.append(row)
     about = (
         f"{torch.cuda.get_device_name()}; {machine()}; bfloat16; medians (ranges) between looks at 64 steps."
     )

@@ -58,7 +58,7 @@ def test_verdicts_given_on_the_page_teach_the_model(
     table = Table.read(tmp_path / "truth.csv")
     control = np.array([word == "control" for word in table["QUEUE"]])
     assert len(table) == N == len(set(ruled)) and control.sum() == N // 10
-    assert learn(tmp_path / "truth.csv", tmp_path / "better").code in (0, 1)
+    assert learn(tmp_path / "truth.csv", tmp_path / "better", "--epochs", "30").code in (0, 1)
     card = load_model(tmp_path / "better" / "candidate.onnx").recipe.card
     assert card["learnt_from"].startswith("truth.csv (SHA-256 ")
     assert f", {control.sum()} of a control sample; rehearsed: " in card["learnt_from"]
@@ -69,4 +69,4 @@ def test_verdicts_given_on_the_page_teach_the_model(
     assert command("classify", world.survey, "-o", after, "--model", better).code == 0
     called_after = np.array(pq.read_table(after, columns=["IS_QSO"])["IS_QSO"])
     others = world.false & ~np.isin(np.arange(len(called)), ruled)
-    assert called_after[others].mean() < called[others].mean() - 0.1
+    assert called_after[others].mean() < called[others].mean() - 0.2

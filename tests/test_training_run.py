@@ -508,13 +508,13 @@ def test_a_prepared_set_is_read_once_for_a_gpu(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: None
 ) -> None:
     reads: list[int] = []
-    real = PreparedSet._read
+    real = PreparedSet.values
 
     def spy(self: PreparedSet, rows: Any, *rest: Any) -> Any:
         reads.append(len(rows))
         return real(self, rows, *rest)
 
-    monkeypatch.setattr(PreparedSet, "_read", spy)
+    monkeypatch.setattr(PreparedSet, "values", spy)
     data = PreparedSet(prepared, TINY)
     fit(TINY, data, list(data.ordered()), tmp_path, precision="fp32", epochs=3)
     assert sum(reads) == 2 * len(data)  # for validation, and for the device
