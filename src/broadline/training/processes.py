@@ -64,6 +64,7 @@ class Processes:
             raise UsageError(
                 f"{here} processes were started for {torch.cuda.device_count()} GPUs: start one for each"
             )
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what it does
         self.fabric = Fabric(
             accelerator="auto",
             devices=here,
@@ -72,7 +73,6 @@ class Processes:
             precision="bf16-mixed" if precision == "bf16" else "32-true",
         )
         if self.n > 1:
-            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process
             self.fabric.launch()
 
     @property
