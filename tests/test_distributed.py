@@ -429,13 +429,13 @@ def test_a_process_reads_its_own_rows_of_a_set_and_all_rows_are_some_process_s(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    real = PreparedSet._read
+    real = PreparedSet.values
 
     def counted(self: PreparedSet, rows: NDArray[np.int64]) -> Any:
         read.append(len(rows))
         return real(self, rows)
 
-    monkeypatch.setattr(PreparedSet, "_read", counted)
+    monkeypatch.setattr(PreparedSet, "values", counted)
     data = PreparedSet(prepared, replace(PRESETS["paper-code"], batch=BATCH), seed=3)
     whole = list(data.epoch(1))
     assert sum(read) == len(whole) * BATCH == 640

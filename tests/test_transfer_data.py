@@ -289,13 +289,13 @@ def test_windows_are_bounded_in_bytes_however_many_pixels_there_are(
     monkeypatch.setattr(dataset, "_WINDOW", 10)
     part = PreparedSet(long, replace(VGG, batch=8))
     sizes: list[int] = []
-    real = PreparedSet._read
+    real = PreparedSet.values
 
     def spy(self: PreparedSet, rows: NDArray[np.int64], *rest: Any) -> Any:
         sizes.append(len(rows))
         return real(self, rows, *rest)
 
-    monkeypatch.setattr(PreparedSet, "_read", spy)
+    monkeypatch.setattr(PreparedSet, "values", spy)
     seen = np.concatenate([batch.ids for batch in part.epoch(0)])
     assert len(set(seen.tolist())) == 200
     assert max(sizes) * 2048 <= 20 * 10 * 443 < 2 * max(sizes) * 2048
