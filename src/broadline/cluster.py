@@ -155,6 +155,7 @@ def _connected(cluster: str) -> Iterator[Client]:
         settings = {
             "distributed.scheduler.allowed-failures": 0,  # `Attempts` tries again, and keeps count
             "distributed.deploy.lost-worker-timeout": "1 hour",  # a worker that died may be slow to come back
+            "distributed.worker.profile.enabled": False,  # a hundred looks a second at every worker
         }
         options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
         with dask.config.set(settings):
