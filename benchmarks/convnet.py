@@ -31,9 +31,6 @@ from broadline.training.dataset import PreparedSet
 from broadline.training.fit import fit
 from broadline.training.presets import PRESETS
 from broadline.training.step import faster_precision
-from classify import shown
-from markers import write_between
-from real_sky import table
 from turns import (
     CHILDREN,
     Child,
@@ -42,6 +39,7 @@ from turns import (
     machine,
     memory_row,
     ratio,
+    report,
     run_child,
     steps_text,
     take_turns,
@@ -182,11 +180,7 @@ def main() -> None:
         f"{options.rounds} rounds of {options.steps} steps in turns, of {options.epoch_rounds} epochs for "
         "shares."
     )
-    command = f"    python benchmarks/convnet.py {' '.join(shown(options))}"
-    text = "\n".join([command, "", about, "", table(("what", "measured", "must reach"), rows)])
-    print(text)
-    if options.output:
-        write_between(options.output, "convnet.py", text)
+    report("convnet.py", options, about, rows)
 
 
 if __name__ == "__main__":

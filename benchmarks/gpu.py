@@ -31,11 +31,8 @@ from broadline.training.dataset import PreparedSet
 from broadline.training.fit import Progress, ReadAgain, fit
 from broadline.training.manifest import MANIFEST
 from broadline.training.presets import PRESETS, Preset
-from classify import shown
 from convnet import naive
-from markers import write_between
-from real_sky import table
-from turns import Row, machine, write_random_set
+from turns import Row, machine, report, write_random_set
 
 SHARD = 8192
 BATCHES = {"vgg-a": (256, 2048), "vgg-a-full": (256,), "paper-code": (256,), "broadline": (256,)}
@@ -208,11 +205,7 @@ def main() -> None:
     about = (
         f"{torch.cuda.get_device_name()}; {machine()}; bfloat16; medians (ranges) between looks at 64 steps."
     )
-    command = f"    python benchmarks/gpu.py {' '.join(shown(options))}"
-    text = "\n".join([command, "", about, "", table(("what", "measured", "must reach"), rows)])
-    print(text)
-    if options.output:
-        write_between(options.output, "gpu.py", text)
+    report("gpu.py", options, about, rows)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A script that uses it hands `run_child` its own command line first: it starts it
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.metadata
 import itertools
@@ -35,6 +36,9 @@ from broadline.training.presets import PRESETS, Preset
 from broadline.training.run import train_prepared
 from broadline.training.simulated import Examples, Simulated
 from broadline.truth import CLASSES
+from classify import shown
+from markers import write_between
+from real_sky import table
 
 PAUSE = 0.5  # seconds between rounds, for threads to go to sleep
 _SHARD = 8192
@@ -257,6 +261,15 @@ def machine() -> str:
         f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, torch {version}, "
         f"{time.strftime('%Y-%m-%d')}"
     )
+
+
+def report(script: str, options: argparse.Namespace, about: str, rows: Sequence[Row]) -> None:
+    """Print the command, what it ran on and what it measured; and write that into the document wanted."""
+    command = f"    python benchmarks/{script} {' '.join(shown(options))}"
+    text = "\n".join([command, "", about, "", table(("what", "measured", "must reach"), rows)])
+    print(text)
+    if options.output:
+        write_between(options.output, script, text)
 
 
 def steps_text(seconds: Sequence[float]) -> str:
