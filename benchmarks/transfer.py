@@ -1,6 +1,6 @@
 """The experiment of Podsztavek, Skoda & Tvrdik (2021) on a simulated pair, with controls: docs/transfer.md.
 
-    python benchmarks/transfer.py DATA --runs FOLDER [--only data selection full curves real]
+    python benchmarks/transfer.py DATA --runs FOLDER [--only data selection full curves real] [--workers 1]
                                   [-o docs/transfer.md --figures docs/figures]
 
 LAMOST and SDSS are simulated with the mismatch of the publication's archives, labelled by membership of their
